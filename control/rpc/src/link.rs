@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gimbal_codec::{
-    Attach, ClientMessageId, CloseReason, DeviceId, GatewayId, MessageId, RoomId, Seq, SessionKey, ShardId, UserId,
+    Attach, ClientMessageId, CloseReason, DeviceId, GatewayId, MessageId, RoomId, Seq, SessionKey, ShardId,
+    UserId,
 };
 
 pub use convert::LinkDecodeError;
