@@ -158,7 +158,10 @@ mod tests {
     #[test]
     fn session_key_keeps_its_three_parts() {
         let key = SessionKey::new(ShardId(7), SessionKey::INDEX_MAX, u32::MAX);
-        assert_eq!((key.shard(), key.index(), key.generation()), (ShardId(7), SessionKey::INDEX_MAX, u32::MAX));
+        assert_eq!(
+            (key.shard(), key.index(), key.generation()),
+            (ShardId(7), SessionKey::INDEX_MAX, u32::MAX)
+        );
         assert_eq!(SessionKey::from_u64(key.to_u64()), key);
         assert_eq!(key.to_string(), "7.16777215.4294967295");
     }
