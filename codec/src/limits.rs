@@ -32,8 +32,8 @@ const HEAD_BYTES_MAX: usize = 2 + 3;
 /// All of a packet but its content: request id, command, head of the content, seq.
 pub const PACKET_OVERHEAD_MAX: usize =
     HEAD_BYTES_MAX + REQUEST_ID_BYTES_MAX + HEAD_BYTES_MAX + 2 * FIELD_BYTES_MAX;
-/// All of a `Message` but its content: nine numbers and one head.
-pub const MESSAGE_OVERHEAD_MAX: usize = 9 * FIELD_BYTES_MAX + HEAD_BYTES_MAX;
+/// All of a `Message` but its content: ten numbers and one head.
+pub const MESSAGE_OVERHEAD_MAX: usize = 10 * FIELD_BYTES_MAX + HEAD_BYTES_MAX;
 /// All of a successful `Reply` with a sync page but the messages: code, head of the data, three numbers.
 const PAGE_OVERHEAD_MAX: usize = FIELD_BYTES_MAX + HEAD_BYTES_MAX + 3 * FIELD_BYTES_MAX;
 
