@@ -1,0 +1,37 @@
+//! `gimbal control`: the control plane alone.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use gimbal::{
+    config::{CommonFlags, Config, ControlFlags, Flags},
+    node::{Stop, run_control, start_control, start_log},
+};
+
+use super::server_runtime;
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    common: CommonFlags,
+    #[command(flatten)]
+    control: ControlFlags,
+}
+
+pub(crate) fn run(args: Args) -> Result<ExitCode> {
+    let dev = args.common.dev;
+    let config = Config::load(&Flags { common: args.common, control: args.control, ..Flags::default() })?;
+    start_log(&config.log)?;
+    server_runtime()?.block_on(async {
+        let stop = Stop::new()?;
+        let control = start_control(config, dev).await.context("control does not start")?;
+        println!(
+            "gimbal control is running\n  gRPC  {}\n  HTTP  {}",
+            control.grpc_address(),
+            control.http_address()
+        );
+        control.warnings().iter().for_each(|warning| println!("  WARNING {warning}"));
+        run_control(control, stop).await;
+        Ok(ExitCode::SUCCESS)
+    })
+}

@@ -1,0 +1,40 @@
+//! `gimbal gateway`: a gateway alone, linked to control over gRPC.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use gimbal::{
+    config::{CommonFlags, Config, EdgeFlags, Flags, GatewayFlags},
+    node::{EdgeNode, Stop, start_log},
+};
+
+use super::server_runtime;
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    common: CommonFlags,
+    #[command(flatten)]
+    gateway: GatewayFlags,
+    #[command(flatten)]
+    edge: EdgeFlags,
+}
+
+pub(crate) fn run(args: Args) -> Result<ExitCode> {
+    let dev = args.common.dev;
+    let flags = Flags { common: args.common, gateway: args.gateway, edge: args.edge, ..Flags::default() };
+    let config = Config::load(&flags)?;
+    start_log(&config.log)?;
+    server_runtime()?.block_on(async {
+        let stop = Stop::new()?;
+        let (drain_over, control) = (config.process.drain_over, config.edge.control.clone());
+        let node = EdgeNode::start(config, dev).await.context("the gateway does not start")?;
+        println!(
+            "gimbal gateway is running\n  TCP   {}\n  HTTP  {}\n  control at {control}",
+            node.gateway().local_addr(),
+            node.http_address(),
+        );
+        node.run(stop, drain_over).await
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

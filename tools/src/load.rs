@@ -1,0 +1,82 @@
+//! What all load scenarios share: a server to aim at, a fleet of registered devices, cheap sockets.
+
+pub mod fleet;
+pub mod server;
+pub mod sockets;
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// Where a run is aimed at.
+pub struct Target {
+    /// The gateway's TCP port.
+    pub address: SocketAddr,
+    /// Control's gRPC port.
+    pub grpc: String,
+    /// Backend key.
+    pub key: String,
+    /// The server's process, when it runs on this machine.
+    pub pid: Option<u32>,
+    /// The server this run started itself; stopped when the target is dropped.
+    pub server: Option<server::Server>,
+}
+
+/// Ties the calling thread, and those it starts from now on, to `cores`: `0`, `0,2` or `0-3`.
+///
+/// # Errors
+/// When the list does not parse or the kernel refuses it.
+pub fn pin(cores: &str) -> Result<()> {
+    let mut set = CpuSet::new();
+    for part in cores.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let parse = |text: &str| {
+            text.trim().parse::<usize>().with_context(|| format!("{cores:?} is not a list of cores"))
+        };
+        let (first, last) = (parse(first)?, parse(last)?);
+        if first > last || last >= CpuSet::MAX_CPU {
+            bail!("{cores:?} is not a list of cores");
+        }
+        (first..=last).for_each(|core| set.set(core));
+    }
+    sched_setaffinity(None, &set).with_context(|| format!("cannot run on cores {cores}"))
+}
+
+/// Runs `f` with the calling thread tied to `cores`, which a child process that `f` starts inherits.
+///
+/// # Errors
+/// As [`pin`], and what `f` says.
+pub fn pinned<T>(cores: Option<&str>, f: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = sched_getaffinity(None).context("cannot read our affinity")?;
+    cores.map(pin).transpose()?;
+    let result = f();
+    sched_setaffinity(None, &before).context("cannot restore our affinity")?;
+    result
+}
+
+/// A progress bar on standard error, hidden when that is no terminal.
+pub fn progress(length: u64, what: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix:>12} [{bar:32}] {pos}/{len} {msg}");
+    let bar = ProgressBar::new(length).with_prefix(what);
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+    bar
+}
+
+/// Nanoseconds of a duration; 584 years at most.
+pub fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_list_of_cores_is_refused() {
+        for bad in ["", "a", "1-", "3-1", "99999999"] {
+            assert!(pin(bad).is_err(), "{bad:?}");
+        }
+    }
+}

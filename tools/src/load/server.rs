@@ -1,0 +1,137 @@
+//! A server of our own for one run: `gimbal serve --dev` as a child process on free loopback ports.
+
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::clock;
+
+/// How long the server may take until it is ready: recovery of an empty store is far below.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long it may take to drain and stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// Between two looks at it.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A running child; stopped when dropped.
+pub struct Server {
+    child: Child,
+    dir: TempDir,
+    /// The gateway's TCP port.
+    pub address: SocketAddr,
+    /// Control's gRPC port.
+    pub grpc: SocketAddr,
+    /// Health and metrics.
+    pub http: SocketAddr,
+}
+
+impl Server {
+    /// Starts this binary as `serve --dev` with a new data directory and further `args`, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it cannot be started, ends early or is not ready in time; its log is quoted.
+    pub fn start(args: &[&str]) -> Result<Self> {
+        let dir =
+            tempfile::Builder::new().prefix("gimbal-load-").tempdir().context("no temporary directory")?;
+        let [address, grpc, http] = free_ports()?;
+        let log = File::create(dir.path().join("log")).context("no log file")?;
+        let child = Command::new(std::env::current_exe().context("where is this binary?")?)
+            .args(["serve", "--dev", "--data"])
+            .arg(dir.path().join("data"))
+            .args(["--listen", &address.to_string(), "--grpc-listen", &grpc.to_string()])
+            .args(["--http-listen", &http.to_string()])
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("no log file")?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start a server")?;
+        let mut server = Self { child, dir, address, grpc, http };
+        server.wait_ready()?;
+        Ok(server)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let deadline = clock::now() + READY_TIMEOUT;
+        while !http_ok(self.http, "/readyz") {
+            if let Some(status) = self.child.try_wait().context("lost the server")? {
+                bail!("the server ended with {status}:\n{}", self.log_tail());
+            }
+            if clock::now() > deadline {
+                bail!("the server is not ready after {READY_TIMEOUT:?}:\n{}", self.log_tail());
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// The last 20 lines it wrote.
+    pub fn log_tail(&self) -> String {
+        let text = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no process id")?;
+        kill_process(pid, Signal::TERM).context("cannot signal the server")?;
+        let deadline = clock::now() + STOP_TIMEOUT;
+        while self.child.try_wait()?.is_none() {
+            if clock::now() > deadline {
+                bail!("the server does not stop");
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.stop().is_err() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Three loopback ports that nobody uses now.
+fn free_ports() -> Result<[SocketAddr; 3]> {
+    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port");
+    let listeners = [bind()?, bind()?, bind()?];
+    let [a, b, c] = &listeners;
+    Ok([a.local_addr()?, b.local_addr()?, c.local_addr()?])
+}
+
+/// Whether `GET path` is answered with 200.
+pub fn http_ok(address: SocketAddr, path: &str) -> bool {
+    http_get(address, path).is_ok_and(|text| text.starts_with("HTTP/1.1 200"))
+}
+
+/// The whole answer to `GET path`, at most 4 MiB.
+///
+/// # Errors
+/// When nobody answers within two seconds.
+pub fn http_get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut text = Vec::new();
+    stream.take(4 << 20).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}

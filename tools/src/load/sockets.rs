@@ -1,0 +1,216 @@
+//! Many client connections on one thread: non-blocking sockets, epoll with nanosecond timeouts, one send per socket and turn.
+//!
+//! The load client shares a machine with the server it measures, so it must be cheap and its timer fine.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    os::fd::OwnedFd,
+    time::Duration,
+};
+
+use gimbal_codec::{Decoder, Packet};
+use rustix::{
+    buffer::spare_capacity,
+    event::{
+        Timespec,
+        epoll::{self, CreateFlags, EventData, EventFlags},
+    },
+};
+
+/// Bytes read from one socket at a time.
+const READ_BYTES: usize = 64 * 1024;
+/// Sockets reported by one wait.
+const EVENTS_MAX: usize = 1024;
+/// Largest frame that is accepted from the server.
+pub const FRAME_BYTES_MAX: usize = gimbal_codec::limits::FRAME_BYTES_MAX_DOWN;
+
+/// What happened on a connection.
+pub enum Event<'a> {
+    /// A frame arrived.
+    Frame(Packet<'a>),
+    /// It is over: the server closed it, or it sent what is not a frame.
+    Closed(String),
+}
+
+struct Conn {
+    stream: TcpStream,
+    decoder: Decoder,
+    /// Bytes to send; those before `sent` are gone.
+    out: Vec<u8>,
+    sent: usize,
+    /// In `Sockets::dirty`.
+    dirty: bool,
+    /// The socket took less than it was given; epoll says when it takes more.
+    blocked: bool,
+}
+
+/// The connections, by the index that [`Sockets::connect`] returned. A closed one keeps its index.
+pub struct Sockets {
+    epoll: OwnedFd,
+    conns: Vec<Option<Conn>>,
+    dirty: Vec<usize>,
+    ready: Vec<(usize, EventFlags)>,
+    events: Vec<epoll::Event>,
+    chunk: Vec<u8>,
+}
+
+impl Sockets {
+    /// No connections yet.
+    ///
+    /// # Errors
+    /// When the kernel gives no epoll descriptor.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            conns: Vec::new(),
+            dirty: Vec::new(),
+            ready: Vec::new(),
+            events: Vec::with_capacity(EVENTS_MAX),
+            chunk: vec![0; READ_BYTES],
+        })
+    }
+
+    /// Connects, waiting for it, and returns the connection's index.
+    ///
+    /// # Errors
+    /// When the server refuses or no descriptor is free.
+    pub fn connect(&mut self, address: SocketAddr) -> io::Result<usize> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        let index = self.conns.len();
+        epoll::add(&self.epoll, &stream, EventData::new_u64(index as u64), EventFlags::IN)?;
+        let decoder = Decoder::new();
+        self.conns.push(Some(Conn {
+            stream,
+            decoder,
+            out: Vec::new(),
+            sent: 0,
+            dirty: false,
+            blocked: false,
+        }));
+        Ok(index)
+    }
+
+    /// Lets `write` append frames for a connection; they leave with the next [`Self::flush`]. Nothing happens on a closed one.
+    pub fn write(&mut self, index: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        let Some(Some(conn)) = self.conns.get_mut(index) else { return };
+        write(&mut conn.out);
+        if !conn.dirty && !conn.blocked {
+            conn.dirty = true;
+            self.dirty.push(index);
+        }
+    }
+
+    /// Sends what was written, one call per socket. Sockets that are full go on when they have room.
+    pub fn flush(&mut self) {
+        while let Some(index) = self.dirty.pop() {
+            let Some(Some(conn)) = self.conns.get_mut(index) else { continue };
+            conn.dirty = false;
+            let was_blocked = conn.blocked;
+            conn.send();
+            if conn.blocked != was_blocked {
+                let flags = if conn.blocked { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+                // An error shows at the next read of the same socket.
+                let _ = epoll::modify(&self.epoll, &conn.stream, EventData::new_u64(index as u64), flags);
+            }
+        }
+    }
+
+    /// Flushes, waits at most `timeout` and gives every frame that arrived to `each`, with its connection's index and
+    /// output. What `each` writes there is flushed as well.
+    ///
+    /// # Errors
+    /// When epoll itself fails; trouble of one socket is an [`Event::Closed`].
+    pub fn poll(
+        &mut self,
+        timeout: Duration,
+        each: &mut impl FnMut(usize, Event<'_>, &mut Vec<u8>),
+    ) -> io::Result<()> {
+        self.flush();
+        self.events.clear();
+        let timeout =
+            Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.ready.clear();
+        self.ready.extend(self.events.iter().map(|event| (event.data.u64() as usize, event.flags)));
+        for at in 0..self.ready.len() {
+            let (index, flags) = self.ready[at];
+            if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
+                self.read(index, each);
+            }
+            let Some(Some(conn)) = self.conns.get_mut(index) else { continue };
+            let wants = conn.sent < conn.out.len() && (!conn.blocked || flags.contains(EventFlags::OUT));
+            if wants && !conn.dirty {
+                conn.dirty = true;
+                self.dirty.push(index);
+            }
+        }
+        self.flush();
+        Ok(())
+    }
+
+    /// Connections that are still open.
+    pub fn open(&self) -> usize {
+        self.conns.iter().flatten().count()
+    }
+
+    fn read(&mut self, index: usize, each: &mut impl FnMut(usize, Event<'_>, &mut Vec<u8>)) {
+        let Some(slot) = self.conns.get_mut(index) else { return };
+        let Some(conn) = slot else { return };
+        if let Err(why) =
+            conn.receive(&mut self.chunk, &mut |packet, out| each(index, Event::Frame(packet), out))
+        {
+            *slot = None; // closing the descriptor takes it out of epoll
+            each(index, Event::Closed(why), &mut Vec::new());
+        }
+    }
+}
+
+impl Conn {
+    fn send(&mut self) {
+        match self.stream.write(&self.out[self.sent..]) {
+            Ok(bytes) => self.sent += bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.sent = self.out.len(), // the read side reports the broken connection
+        }
+        self.blocked = self.sent < self.out.len();
+        if !self.blocked {
+            self.out.clear();
+            self.sent = 0;
+        } else if self.sent > READ_BYTES {
+            self.out.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+
+    /// One read; level-triggered epoll comes back when there is more.
+    fn receive(
+        &mut self,
+        chunk: &mut [u8],
+        each: &mut impl FnMut(Packet<'_>, &mut Vec<u8>),
+    ) -> Result<(), String> {
+        let bytes = match self.stream.read(chunk) {
+            Ok(0) => return Err("closed by the server".into()),
+            Ok(bytes) => bytes,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return Ok(());
+            }
+            Err(error) => return Err(error.to_string()),
+        };
+        let mut feed = self.decoder.feed(&chunk[..bytes]);
+        loop {
+            match feed.next_frame(FRAME_BYTES_MAX) {
+                Ok(Some(body)) => {
+                    each(Packet::decode(body).map_err(|error| error.to_string())?, &mut self.out)
+                }
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Figures of another process from `/proc`, and limits of our own.
+
+use std::{fs, io, str::FromStr};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::Serialize;
+
+/// One reading of a process.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ProcessFigures {
+    /// CPU time of all living threads, nanoseconds (`task/*/schedstat`, first field).
+    pub cpu_ns: u64,
+    /// The same for each thread name.
+    pub threads: Vec<ThreadFigures>,
+    /// Resident memory, bytes (`VmRSS`).
+    pub rss_bytes: u64,
+    /// Resident anonymous memory, bytes (`RssAnon`).
+    pub rss_anon_bytes: u64,
+    /// Voluntary context switches of all living threads.
+    pub voluntary_switches: u64,
+    /// Involuntary context switches of all living threads.
+    pub involuntary_switches: u64,
+}
+
+/// Threads of one name, summed.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ThreadFigures {
+    /// Name as the kernel shows it (at most 15 bytes), digits at its end removed.
+    pub name: String,
+    /// CPU time, nanoseconds.
+    pub cpu_ns: u64,
+}
+
+impl ProcessFigures {
+    /// Reads `/proc/PID`. Threads that end meanwhile are left out.
+    ///
+    /// # Errors
+    /// When there is no such process, or it may not be read.
+    pub fn read(pid: u32) -> io::Result<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let mut figures = Self {
+            rss_bytes: field::<u64>(&status, "VmRSS:").unwrap_or(0) * 1024,
+            rss_anon_bytes: field::<u64>(&status, "RssAnon:").unwrap_or(0) * 1024,
+            ..Self::default()
+        };
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            figures.add_task(&task?.path());
+        }
+        figures.threads.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(figures)
+    }
+
+    fn add_task(&mut self, task: &std::path::Path) {
+        let read = |name: &str| fs::read_to_string(task.join(name)).unwrap_or_default();
+        let (schedstat, status, comm) = (read("schedstat"), read("status"), read("comm"));
+        let cpu_ns = schedstat.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0);
+        self.cpu_ns += cpu_ns;
+        self.voluntary_switches += field::<u64>(&status, "voluntary_ctxt_switches:").unwrap_or(0);
+        self.involuntary_switches += field::<u64>(&status, "nonvoluntary_ctxt_switches:").unwrap_or(0);
+        let name = comm.trim().trim_end_matches(|c: char| c.is_ascii_digit() || c == '-').to_owned();
+        match self.threads.iter_mut().find(|thread| thread.name == name) {
+            Some(thread) => thread.cpu_ns += cpu_ns,
+            None => self.threads.push(ThreadFigures { name, cpu_ns }),
+        }
+    }
+
+    /// What was spent since `before`; memory is as it stands now.
+    pub fn since(&self, before: &Self) -> Self {
+        let cpu_before = |name: &str| before.threads.iter().find(|t| t.name == name).map_or(0, |t| t.cpu_ns);
+        let threads = self.threads.iter().map(|thread| ThreadFigures {
+            name: thread.name.clone(),
+            cpu_ns: thread.cpu_ns.saturating_sub(cpu_before(&thread.name)),
+        });
+        Self {
+            cpu_ns: self.cpu_ns.saturating_sub(before.cpu_ns),
+            threads: threads.collect(),
+            rss_bytes: self.rss_bytes,
+            rss_anon_bytes: self.rss_anon_bytes,
+            voluntary_switches: self.voluntary_switches.saturating_sub(before.voluntary_switches),
+            involuntary_switches: self.involuntary_switches.saturating_sub(before.involuntary_switches),
+        }
+    }
+}
+
+/// The first word after the line that starts with `name`.
+fn field<T: FromStr>(text: &str, name: &str) -> Option<T> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// Raises the soft limit of open files to the hard one; returns it.
+pub fn raise_open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(_) => limit.current.unwrap_or(u64::MAX),
+    }
+}
+
+/// Kernel release, as `uname -r` prints it.
+pub fn kernel() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "unknown".into(), |text| text.trim().to_owned())
+}
+
+/// CPUs this process may run on.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_process_has_memory_and_threads() {
+        let figures = ProcessFigures::read(std::process::id()).expect("we may read ourselves");
+        assert!(figures.rss_anon_bytes > 0 && figures.rss_bytes >= figures.rss_anon_bytes);
+        assert!(!figures.threads.is_empty());
+        assert_eq!(figures.since(&figures).cpu_ns, 0);
+    }
+
+    #[test]
+    fn a_missing_process_is_an_error() {
+        assert!(ProcessFigures::read(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn a_field_is_found_by_its_whole_name() {
+        let status = "nonvoluntary_ctxt_switches:\t7\nvoluntary_ctxt_switches:\t5\nVmRSS:\t  12 kB\n";
+        assert_eq!(field(status, "voluntary_ctxt_switches:"), Some(5));
+        assert_eq!(field(status, "VmRSS:"), Some(12));
+        assert_eq!(field::<u64>(status, "RssAnon:"), None);
+    }
+}

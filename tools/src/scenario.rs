@@ -1,0 +1,5 @@
+//! Load shapes, one a file.
+
+pub mod idle;
+pub mod room;
+pub mod steady;

@@ -1,0 +1,73 @@
+//! After the run: the mailboxes themselves, read over gRPC, against the ledger.
+
+use anyhow::{Context as _, Result};
+use gimbal_rpc::v1::SyncRequest;
+use indicatif::ProgressBar;
+use tokio::task::JoinSet;
+
+use super::{Meters, pair::Fleet};
+use crate::{
+    grpc::{Api, Credential, explain},
+    ledger::{Mark, verify as compare},
+    load::fleet::Member,
+};
+
+/// Mailboxes read at once.
+const READING_MAX: usize = 8;
+/// Messages asked for at a time.
+const PAGE: u32 = 500;
+
+/// A mailbox as `(seq, mark)`.
+pub(super) type Mailbox = Vec<(u64, Option<Mark>)>;
+
+/// Reads all mailboxes, in order of `members`.
+///
+/// # Errors
+/// At the first refused page.
+pub(super) async fn read_mailboxes(api: &Api, members: &[Member], bar: &ProgressBar) -> Result<Vec<Mailbox>> {
+    let mut mailboxes = vec![Mailbox::new(); members.len()];
+    let mut tasks = JoinSet::new();
+    let mut next = 0;
+    while next < members.len() || !tasks.is_empty() {
+        while next < members.len() && tasks.len() < READING_MAX {
+            let (api, member, index) = (api.clone(), members[next].clone(), next);
+            tasks.spawn(async move { (index, read_mailbox(&api, &member).await) });
+            next += 1;
+        }
+        if let Some(done) = tasks.join_next().await {
+            let (index, mailbox) = done.context("a reading task ended badly")?;
+            mailboxes[index] = mailbox?;
+            bar.inc(1);
+        }
+    }
+    Ok(mailboxes)
+}
+
+async fn read_mailbox(api: &Api, member: &Member) -> Result<Mailbox> {
+    let credential = Credential::device(member.user.get(), member.device.get(), &member.token)?;
+    let mut messages = api.messages(credential);
+    let mut mailbox = Mailbox::new();
+    loop {
+        let after = mailbox.last().map_or(0, |&(seq, _)| seq);
+        let page = messages.sync(SyncRequest { after, limit: PAGE }).await;
+        let page = page.map_err(|status| explain("sync", &status))?.into_inner();
+        mailbox.extend(page.messages.iter().map(|message| (message.seq, Mark::read(&message.content))));
+        if !page.has_more || page.messages.is_empty() {
+            return Ok(mailbox);
+        }
+    }
+}
+
+/// Enters the ledger's judgement of every mailbox.
+pub(super) fn verify(run: u64, fleet: &Fleet, mailboxes: &[Mailbox], meters: &mut Meters) {
+    for (index, mailbox) in mailboxes.iter().enumerate() {
+        let sender = &fleet.peers[index ^ 1];
+        meters.counts.stored += mailbox.len() as u64;
+        meters.counts.open += sender.sent.open() as u64;
+        let faults = compare(run, sender.index as u32, &sender.sent, &fleet.peers[index].received, mailbox);
+        meters.counts.faults += faults.len() as u64;
+        for fault in faults {
+            meters.fault(format!("mailbox {index}: {fault}"));
+        }
+    }
+}
