@@ -1,1 +1,16 @@
-//! Placeholder.
+//! The edge: shards that own sockets, sessions and rooms, and speak to control over the link.
+
+#![deny(unsafe_code)]
+
+pub mod config;
+pub mod error;
+mod fanout;
+pub mod link;
+pub mod metrics;
+pub mod probe;
+mod ring;
+mod send_queue;
+pub mod server;
+mod session;
+mod shard;
+mod transport;

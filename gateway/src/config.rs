@@ -1,0 +1,157 @@
+//! Settings of a gateway, each with its default, bounds and reason. Parsed and checked once.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+use crate::error::ConfigError;
+
+/// Settings of a gateway. Unknown keys are refused.
+#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Address for clients over TCP. Default 0.0.0.0:8002 (gim's port); port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// This gateway among all that serve one control plane. Default 1; never 0.
+    pub gateway_id: u64,
+    /// Shards, each a thread with its own ring. Default 0: one for each allowed core but one, at least 1. At most 64.
+    pub shards: u8,
+    /// Pin each shard to one core of the process's own affinity mask. Default true. Without it they float, which suits
+    /// machines shared with other work.
+    pub pin: bool,
+    /// Connections of the whole process. Default 1,000,000; 1 to 16,000,000. Further ones are closed at once.
+    pub connections_max: u32,
+    /// Connections that wait in the kernel for each shard to accept them. Default 4,096; the kernel's
+    /// `net.core.somaxconn` caps it.
+    pub backlog: u32,
+    /// A connection that has not signed in by then is closed. Default 10 s; 1 ms to 1 h.
+    #[serde(with = "humantime_serde")]
+    pub sign_in_deadline: Duration,
+    /// A session without a welcome frame for so long is closed. Default 11 min, as in gim; 1 ms to 24 h.
+    #[serde(with = "humantime_serde")]
+    pub idle_deadline: Duration,
+    /// A socket that takes no byte for so long while some wait is closed. Default 10 s; 1 ms to 1 h.
+    #[serde(with = "humantime_serde")]
+    pub write_deadline: Duration,
+    /// After the close frame, how long the peer may take to read it and close its side. Default 2 s; 1 ms to 1 min.
+    #[serde(with = "humantime_serde")]
+    pub linger_deadline: Duration,
+    /// What may wait for one session, in bytes. Default 128 KiB; 4 KiB to 64 MiB. Beyond it a session is behind, or closed
+    /// when it keeps no cursor.
+    pub queue_bytes_max: ByteSize,
+    /// SO_SNDBUF of each connection; the kernel doubles it for its bookkeeping. Default 64 KiB; 4 KiB to 16 MiB. Without a
+    /// bound the kernel would hold megabytes for each slow reader.
+    pub socket_send_bytes: ByteSize,
+    /// Rooms of one session. Default 64; 1 to 4,096.
+    pub rooms_per_session_max: u16,
+    /// Items that wait for one shard. Default 65,536; 64 to 16,777,216. When it is full items are dropped and the shard
+    /// announces its sessions again.
+    pub inbox_items_max: u32,
+    /// Bytes that wait for one shard. Default 64 MiB; 1 MiB to 16 GiB.
+    pub inbox_bytes_max: ByteSize,
+    /// Sessions reached per second by a push to all that names no pace. Default 100,000; at least 1.
+    pub push_per_second: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 8002)),
+            gateway_id: 1,
+            shards: 0,
+            pin: true,
+            connections_max: 1_000_000,
+            backlog: 4096,
+            sign_in_deadline: Duration::from_secs(10),
+            idle_deadline: Duration::from_secs(11 * 60),
+            write_deadline: Duration::from_secs(10),
+            linger_deadline: Duration::from_secs(2),
+            queue_bytes_max: ByteSize::kib(128),
+            socket_send_bytes: ByteSize::kib(64),
+            rooms_per_session_max: 64,
+            inbox_items_max: 65_536,
+            inbox_bytes_max: ByteSize::mib(64),
+            push_per_second: 100_000,
+        }
+    }
+}
+
+/// Most shards of one gateway; more than any machine this was meant for has cores to give.
+pub const SHARDS_MAX: u8 = 64;
+
+impl Config {
+    /// Whether every setting is within its bounds.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the first setting that is not, and its bounds.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        const MS: Duration = Duration::from_millis(1);
+        const MINUTE: Duration = Duration::from_secs(60);
+        const HOUR: Duration = Duration::from_secs(3600);
+        number("gateway_id", self.gateway_id, 1, u64::MAX)?;
+        number("shards", self.shards.into(), 0, SHARDS_MAX.into())?;
+        number("connections_max", self.connections_max.into(), 1, 16_000_000)?;
+        number("backlog", self.backlog.into(), 1, 1 << 20)?;
+        number("rooms_per_session_max", self.rooms_per_session_max.into(), 1, 4096)?;
+        number("inbox_items_max", self.inbox_items_max.into(), 64, 1 << 24)?;
+        number("push_per_second", self.push_per_second.into(), 1, u32::MAX.into())?;
+        duration("sign_in_deadline", self.sign_in_deadline, MS, HOUR)?;
+        duration("idle_deadline", self.idle_deadline, MS, 24 * HOUR)?;
+        duration("write_deadline", self.write_deadline, MS, HOUR)?;
+        duration("linger_deadline", self.linger_deadline, MS, MINUTE)?;
+        bytes("queue_bytes_max", self.queue_bytes_max, ByteSize::kib(4), ByteSize::mib(64))?;
+        bytes("socket_send_bytes", self.socket_send_bytes, ByteSize::kib(4), ByteSize::mib(16))?;
+        bytes("inbox_bytes_max", self.inbox_bytes_max, ByteSize::mib(1), ByteSize::gib(16))
+    }
+}
+
+fn number(name: &'static str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {
+    within(name, value, min, max)
+}
+
+fn bytes(name: &'static str, value: ByteSize, min: ByteSize, max: ByteSize) -> Result<(), ConfigError> {
+    within(name, value, min, max)
+}
+
+fn duration(name: &'static str, value: Duration, min: Duration, max: Duration) -> Result<(), ConfigError> {
+    if value < min || value > max {
+        let show = |duration: Duration| format!("{duration:?}");
+        return Err(ConfigError { name, value: show(value), min: show(min), max: show(max) });
+    }
+    Ok(())
+}
+
+fn within<T: Ord + ToString>(name: &'static str, value: T, min: T, max: T) -> Result<(), ConfigError> {
+    if value < min || value > max {
+        return Err(ConfigError {
+            name,
+            value: value.to_string(),
+            min: min.to_string(),
+            max: max.to_string(),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_within_its_bounds() {
+        Config::default().check().unwrap();
+    }
+
+    #[test]
+    fn a_value_out_of_bounds_is_named_with_its_bounds() {
+        let config = Config { sign_in_deadline: Duration::from_secs(4000), ..Config::default() };
+        assert_eq!(
+            config.check().unwrap_err().to_string(),
+            "sign_in_deadline is 4000s; it must be 1ms to 3600s"
+        );
+        let config = Config { queue_bytes_max: ByteSize::b(1), ..Config::default() };
+        assert!(config.check().unwrap_err().to_string().starts_with("queue_bytes_max is 1 B"));
+    }
+}

@@ -1,0 +1,57 @@
+//! Why a gateway does not start. A fault of a peer is a close reason, never an error here.
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::link::RemoteError;
+
+/// A setting is out of its bounds.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{name} is {value}; it must be {min} to {max}")]
+pub struct ConfigError {
+    /// Of the setting.
+    pub name: &'static str,
+    /// As configured.
+    pub value: String,
+    /// Smallest allowed value.
+    pub min: String,
+    /// Largest allowed value.
+    pub max: String,
+}
+
+/// Why a gateway does not start: one paragraph that says what is wrong and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting is out of its bounds.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Something else listens there, or the address is not this machine's.
+    #[error(
+        "cannot listen on {address}: {source}. Stop what listens there (`ss -ltnp` shows it) or set another `listen`."
+    )]
+    Listen {
+        /// As configured.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// No ring.
+    #[error("cannot set up io_uring: {source}. In words: {advice}.")]
+    Ring {
+        /// What the system says.
+        source: io::Error,
+        /// What it means and how to mend it.
+        advice: &'static str,
+    },
+    /// No descriptor, no thread, or no executor.
+    #[error("cannot start shard {shard}: {source}")]
+    Shard {
+        /// From 0.
+        shard: u8,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The remote link is not configured well.
+    #[error(transparent)]
+    Link(#[from] RemoteError),
+}

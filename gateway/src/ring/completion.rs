@@ -1,0 +1,137 @@
+//! What the ring reports, and how an operation is named while it is in flight.
+
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use gimbal_codec::SessionKey;
+
+use super::Chunk;
+
+/// What an operation is; the top 8 bits of its `user_data`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Kind {
+    Accept = 1,
+    Receive = 2,
+    Send = 3,
+    Close = 4,
+    Doorbell = 5,
+    Tick = 6,
+    Cancel = 7,
+}
+
+/// `user_data`: 8 bits kind, 56 bits value (a session key without its shard, or an index of a send).
+pub(super) fn user_data(kind: Kind, value: u64) -> u64 {
+    debug_assert!(value < 1 << 56);
+    ((kind as u64) << 56) | value
+}
+
+/// # Panics
+/// On a kind that [`user_data`] never made.
+pub(super) fn parse(user_data: u64) -> (Kind, u64) {
+    let kind = match user_data >> 56 {
+        1 => Kind::Accept,
+        2 => Kind::Receive,
+        3 => Kind::Send,
+        4 => Kind::Close,
+        5 => Kind::Doorbell,
+        6 => Kind::Tick,
+        7 => Kind::Cancel,
+        other => panic!("completion of an unknown operation {other}"),
+    };
+    (kind, user_data & ((1 << 56) - 1))
+}
+
+/// Something the kernel finished.
+#[derive(Debug)]
+pub(crate) enum Completion {
+    /// A new connection.
+    Accepted {
+        /// Blocking, close-on-exec.
+        socket: OwnedFd,
+        /// Accepting goes on; else it must be armed again.
+        more: bool,
+    },
+    /// No more connections until the next `accept`.
+    AcceptEnded(AcceptEnd),
+    /// Bytes arrived, at least one. Without `more` the receive has ended and must be armed again for further bytes.
+    Received {
+        /// Whose they are; it may be gone.
+        key: SessionKey,
+        /// To be recycled.
+        chunk: Chunk,
+        /// The receive goes on.
+        more: bool,
+    },
+    /// No more bytes until the next `receive`.
+    ReceiveEnded {
+        /// Whose it was.
+        key: SessionKey,
+        /// Why.
+        end: ReceiveEnd,
+    },
+    /// A send ended; its bytes are released.
+    Sent {
+        /// Whose it was.
+        key: SessionKey,
+        /// Bytes the socket took, maybe fewer than were given; or why it is broken (errno).
+        result: Result<usize, i32>,
+    },
+    /// The descriptor is closed.
+    Closed {
+        /// Whose it was.
+        key: SessionKey,
+    },
+    /// Another thread left work.
+    Doorbell,
+    /// One tick has passed.
+    Tick,
+}
+
+/// Why accepting ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum AcceptEnd {
+    /// Arm again at once.
+    Again,
+    /// No descriptor or memory is left (errno); arm again after a pause.
+    Exhausted(i32),
+    /// It was cancelled, or the listener is gone.
+    Cancelled,
+}
+
+/// Why receiving ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ReceiveEnd {
+    /// The peer will send no more.
+    Eof,
+    /// Arm again: no buffer was free, or the kernel asks for it.
+    Again,
+    /// The connection is broken (errno).
+    Broken(i32),
+}
+
+impl ReceiveEnd {
+    pub(super) fn from_result(result: i32) -> Self {
+        match -result {
+            0 => Self::Eof,
+            libc::ENOBUFS | libc::EAGAIN | libc::EINTR => Self::Again,
+            errno => Self::Broken(errno),
+        }
+    }
+}
+
+/// An accept completion; `None` when nothing is to be done.
+pub(super) fn accepted(result: i32, more: bool) -> Option<Completion> {
+    if result >= 0 {
+        // SAFETY: the kernel has just made this descriptor for us, and this completion is its only mention.
+        let socket = unsafe { OwnedFd::from_raw_fd(result) };
+        return Some(Completion::Accepted { socket, more });
+    }
+    if more {
+        return None;
+    }
+    Some(Completion::AcceptEnded(match -result {
+        libc::ECANCELED | libc::EBADF | libc::EINVAL => AcceptEnd::Cancelled,
+        errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => AcceptEnd::Exhausted(errno),
+        _ => AcceptEnd::Again,
+    }))
+}

@@ -1,0 +1,335 @@
+//! The gateway as its owner sees it: starts the shards, drains them in order, joins them with a deadline.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use gimbal_codec::{GatewayId, ShardId};
+use gimbal_rpc::link::{Control, Downlink, Hello, Uplink};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+
+use crate::config::Config;
+use crate::error::StartError;
+use crate::link::{RemoteConfig, RemoteControl};
+use crate::metrics::{Metrics, ShardMetrics};
+use crate::ring::{Doorbell, os, setup};
+use crate::session::Limits;
+use crate::shard::{Clock, Inbox, Peers, Setup, Shard};
+use crate::transport::tcp::{ListenOptions, listen};
+
+/// glommio's own tasks and input get their share this often while a shard is busy.
+const PREEMPT_TIMER: Duration = Duration::from_millis(1);
+
+/// Registered buffers of glommio's rings, which own no sockets here: no more than it needs to start.
+const GLOMMIO_IO_BYTES: usize = 64 << 10;
+
+/// What waits when a close begins may take this long, if the write deadline is not shorter.
+const FLUSH_MS_MAX: u64 = 5000;
+
+/// A shard that has not ended so long after its own deadline is given up.
+const JOIN_GRACE: Duration = Duration::from_secs(5);
+
+/// Where control is.
+pub enum Plane {
+    /// In this process.
+    Local(Arc<dyn Control>),
+    /// In another one, over gRPC.
+    Remote(RemoteConfig),
+}
+
+/// A running gateway. Dropping it closes every connection at once; [`Server::drain`] is the tidy way.
+pub struct Server {
+    peers: Arc<Peers>,
+    shards: Vec<Running>,
+    metrics: Metrics,
+    address: SocketAddr,
+    hello: Hello,
+    remote: Option<RemoteControl>,
+    limits: Limits,
+}
+
+/// One shard's thread.
+struct Running {
+    handle: ExecutorJoinHandle<()>,
+    has_ended: Arc<AtomicBool>,
+}
+
+impl Running {
+    fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
+    }
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Drained {
+    /// Connections that had not gone by themselves and were cut.
+    pub cut: u64,
+    /// Shards that did not end in time.
+    pub stuck: usize,
+}
+
+impl Server {
+    /// Listens and starts the shards; returns when all of them accept. Raises this process's soft limits of descriptors
+    /// and locked memory to the hard ones.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then. A remote control that cannot be reached is not an error.
+    pub fn start(config: &Config, plane: Plane) -> Result<Self, StartError> {
+        config.check()?;
+        raise_limits();
+        let cores = os::allowed_cores().unwrap_or_default();
+        let shard_count = shard_count(config, cores.len());
+        let listeners = listen(&ListenOptions {
+            address: config.listen,
+            count: shard_count,
+            backlog: config.backlog,
+            socket_send_bytes: config.socket_send_bytes.as_u64() as usize,
+        })
+        .map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let address = listeners[0]
+            .local_addr()
+            .map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let doorbells = doorbells(shard_count)?;
+        let peers = Arc::new(Peers::new(doorbells.iter().map(|doorbell| inbox(config, doorbell)).collect()));
+        let (clock, epoch) = start_clock();
+        let hello = Hello { gateway: GatewayId::new(config.gateway_id), epoch, shards: shard_count };
+        let (uplink, remote) = connect(plane, hello, &peers)?;
+        let shard_metrics: Vec<_> = (0..shard_count).map(|_| Arc::new(ShardMetrics::default())).collect();
+        let metrics = Metrics::new(shard_metrics.clone());
+        let limits = session_limits(config);
+        let mut server = Self { peers, shards: Vec::new(), metrics, address, hello, remote, limits };
+        let parts = listeners.into_iter().zip(doorbells).zip(shard_metrics);
+        let mut ready = Vec::new();
+        for (index, ((listener, doorbell), metrics)) in (0..).zip(parts) {
+            let setup = Setup {
+                id: ShardId(index),
+                clock,
+                limits,
+                connections_max: config.connections_max.div_ceil(shard_count.into()),
+                push_per_second: config.push_per_second / u32::from(shard_count),
+                shard_count: shard_count.into(),
+                listener,
+                doorbell,
+                peers: Arc::clone(&server.peers),
+                uplink: Arc::clone(&uplink),
+                metrics,
+            };
+            ready.push(server.spawn(setup, placement(config, &cores, index, shard_count))?);
+        }
+        for (index, ready) in (0..).zip(ready) {
+            await_ready(index, &ready)?;
+        }
+        tracing::info!(%address, shards = shard_count, epoch, "gateway accepts connections");
+        Ok(server)
+    }
+
+    /// Where it listens; with port 0 configured, the port it got.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// This life of the gateway, as it introduced itself to control.
+    pub fn hello(&self) -> Hello {
+        self.hello
+    }
+
+    /// Its counters; they stay readable after it has ended.
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
+    /// The link's own counters and state, when control is in another process.
+    pub fn remote(&self) -> Option<&RemoteControl> {
+        self.remote.as_ref()
+    }
+
+    /// Whether every shard runs and the link is up: for `/readyz`.
+    pub fn is_ready(&self) -> bool {
+        self.shards.iter().all(|shard| !shard.has_ended())
+            && self.remote.as_ref().is_none_or(RemoteControl::is_up)
+    }
+
+    /// Stops accepting, tells clients evenly over `over` to come back later, flushes, and ends. Blocks until then: at most
+    /// `over` and the flush and linger deadlines and a few seconds.
+    pub fn drain(mut self, over: Duration) -> Drained {
+        self.peers.drain(over.as_millis() as u64);
+        let waits = Duration::from_millis(self.limits.flush_ms + self.limits.linger_ms);
+        let stuck = self.join(over + waits + JOIN_GRACE);
+        if let Some(remote) = self.remote.take() {
+            remote.stop();
+        }
+        Drained { cut: self.metrics.connections(), stuck }
+    }
+
+    fn spawn(
+        &mut self,
+        setup: Setup,
+        placement: Placement,
+    ) -> Result<mpsc::Receiver<io::Result<()>>, StartError> {
+        let shard = setup.id.0;
+        let (tell, ready) = mpsc::sync_channel(1);
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let end = EndOfShard { has_ended: Arc::clone(&has_ended) };
+        let handle = LocalExecutorBuilder::new(placement)
+            .name(&format!("gimbal-shard-{shard}"))
+            .io_memory(GLOMMIO_IO_BYTES)
+            .preempt_timer(PREEMPT_TIMER)
+            .spawn(move || async move {
+                let _end = end;
+                match Shard::new(setup) {
+                    Ok(shard) => {
+                        let _ = tell.send(Ok(()));
+                        shard.run().await;
+                    }
+                    Err(error) => {
+                        let _ = tell.send(Err(error));
+                    }
+                }
+            })
+            .map_err(|error| StartError::Shard { shard, source: io::Error::other(error.to_string()) })?;
+        self.shards.push(Running { handle, has_ended });
+        Ok(ready)
+    }
+
+    /// Waits for the shards; how many did not end in time.
+    fn join(&mut self, deadline: Duration) -> usize {
+        const POLL: Duration = Duration::from_millis(2);
+        let rounds = deadline.as_millis() / POLL.as_millis();
+        for _ in 0..rounds {
+            if self.shards.iter().all(Running::has_ended) {
+                break;
+            }
+            thread::sleep(POLL);
+        }
+        let mut stuck = 0;
+        for shard in self.shards.drain(..) {
+            if !shard.has_ended() {
+                stuck += 1;
+            } else if let Err(error) = shard.handle.join() {
+                tracing::error!(%error, "shard ended with an error");
+            }
+        }
+        stuck
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.peers.stop();
+        let stuck = self.join(JOIN_GRACE);
+        if stuck > 0 {
+            tracing::error!(stuck, "shards did not end in time");
+        }
+    }
+}
+
+/// A shard that panics owns sessions that nobody will serve: the process ends, and its supervisor starts it anew.
+struct EndOfShard {
+    has_ended: Arc<AtomicBool>,
+}
+
+impl Drop for EndOfShard {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            tracing::error!("a shard panicked: the process ends");
+            std::process::abort();
+        }
+        self.has_ended.store(true, Ordering::Release);
+    }
+}
+
+fn raise_limits() {
+    for resource in [os::Resource::Files, os::Resource::LockedMemory] {
+        if let Err(error) = os::raise(resource) {
+            tracing::warn!(?resource, %error, "soft limit cannot be raised");
+        }
+    }
+}
+
+fn shard_count(config: &Config, core_count: usize) -> u8 {
+    match config.shards {
+        0 => {
+            u8::try_from(core_count.saturating_sub(1)).unwrap_or(u8::MAX).clamp(1, crate::config::SHARDS_MAX)
+        }
+        count => count,
+    }
+}
+
+/// The last cores of the process's own mask: the first one is control's when there is one to spare.
+fn placement(config: &Config, cores: &[usize], shard: u8, shard_count: u8) -> Placement {
+    if !config.pin || cores.is_empty() {
+        return Placement::Unbound;
+    }
+    let spare = cores.len().saturating_sub(usize::from(shard_count));
+    Placement::Fixed(cores[(spare + usize::from(shard)) % cores.len()])
+}
+
+fn doorbells(count: u8) -> Result<Vec<Arc<Doorbell>>, StartError> {
+    (0..count)
+        .map(|shard| Doorbell::new().map(Arc::new).map_err(|source| StartError::Shard { shard, source }))
+        .collect()
+}
+
+fn inbox(config: &Config, doorbell: &Arc<Doorbell>) -> Arc<Inbox> {
+    let bytes_max = config.inbox_bytes_max.as_u64() as usize;
+    Arc::new(Inbox::new(config.inbox_items_max as usize, bytes_max, Arc::clone(doorbell)))
+}
+
+fn session_limits(config: &Config) -> Limits {
+    let ms = |duration: Duration| duration.as_millis() as u64;
+    Limits {
+        sign_in_ms: ms(config.sign_in_deadline),
+        idle_ms: ms(config.idle_deadline),
+        write_ms: ms(config.write_deadline),
+        flush_ms: ms(config.write_deadline).min(FLUSH_MS_MAX),
+        linger_ms: ms(config.linger_deadline),
+        queue_bytes_max: config.queue_bytes_max.as_u64() as usize,
+        rooms_max: config.rooms_per_session_max.into(),
+    }
+}
+
+/// The clock of this life, and its epoch.
+fn start_clock() -> (Clock, u64) {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the start of this life; everything later is counted from here"
+    )]
+    let (start, unix) = (Instant::now(), SystemTime::now());
+    let unix_ms = unix.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    (Clock::start(start, unix_ms as i64), unix_ms)
+}
+
+type Connected = (Arc<dyn Uplink>, Option<RemoteControl>);
+
+fn connect(plane: Plane, hello: Hello, peers: &Arc<Peers>) -> Result<Connected, StartError> {
+    let down = Arc::clone(peers) as Arc<dyn Downlink>;
+    match plane {
+        Plane::Local(control) => {
+            let uplink = control.connect(hello, down);
+            peers.link_changed(true);
+            Ok((uplink, None))
+        }
+        Plane::Remote(config) => {
+            let told = Arc::clone(peers);
+            let on_link = Arc::new(move |is_up| told.link_changed(is_up));
+            let remote = RemoteControl::start(&config, hello, down, on_link)?;
+            Ok((remote.uplink(), Some(remote)))
+        }
+    }
+}
+
+fn await_ready(shard: u8, ready: &mpsc::Receiver<io::Result<()>>) -> Result<(), StartError> {
+    match ready.recv() {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(source)) => Err(StartError::Ring { advice: setup::explain(&source), source }),
+        Err(_) => Err(StartError::Shard {
+            shard,
+            source: io::Error::other("glommio's executor did not start; it needs 512 KiB of locked memory"),
+        }),
+    }
+}

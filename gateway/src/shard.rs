@@ -1,0 +1,317 @@
+//! One shard: a thread's ring, sockets, sessions and rooms, and the turn that moves them. Built on its thread, dies there.
+//!
+//! A turn reads the clock once, then takes completions, orders, items of other threads, due timers and walks, each within
+//! a budget, then hands everything for control to the link and everything for sockets to the ring, and sleeps in the
+//! ring when nothing is left to do.
+
+mod calls;
+mod conn;
+mod inbox;
+mod items;
+mod peers;
+mod rooms;
+pub(crate) mod sessions;
+mod sockets;
+mod timers;
+mod users;
+mod walks;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gimbal_codec::{RoomId, SessionKey, ShardId};
+use gimbal_rpc::link::{Up, Uplink};
+
+use crate::fanout::Bursts;
+use crate::metrics::{Drop, Gauge, ShardMetrics, Total};
+use crate::ring::{Doorbell, Ring};
+use crate::session::{Action, Counts, Limits, Moment};
+
+pub(crate) use inbox::Inbox;
+pub(crate) use peers::Peers;
+
+use conn::Conn;
+use rooms::Rooms;
+use sessions::Sessions;
+use timers::Timers;
+use users::Users;
+use walks::Walks;
+
+/// The ring wakes the shard at least so often, for timers, paced walks and glommio's own tasks.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Completions handled in one turn; as many sends of the last turn may complete in it as receives arrive.
+const COMPLETIONS_PER_TURN: usize = 2048;
+
+/// Items of other threads handled in one turn.
+const ITEMS_PER_TURN: usize = 1024;
+
+/// Sends started in one turn: about two milliseconds of copying into sockets.
+const SENDS_PER_TURN: usize = 1024;
+
+/// Deadlines handled in one turn.
+const TIMEOUTS_PER_TURN: usize = 1024;
+
+/// Changed room counts are reported to control this often.
+const ROOM_COUNTS_MS: u64 = 1000;
+
+/// Accepting pauses for so long when no descriptor or memory is left.
+const ACCEPT_PAUSE_MS: u64 = 100;
+
+/// Time as one gateway sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    start: Instant,
+    start_unix_ms: i64,
+}
+
+impl Clock {
+    /// Starts at zero now.
+    pub(crate) fn start(start: Instant, start_unix_ms: i64) -> Self {
+        Self { start, start_unix_ms }
+    }
+
+    fn read(&self) -> Moment {
+        #[expect(clippy::disallowed_methods, reason = "the one reading of a turn")]
+        let elapsed = Instant::now().duration_since(self.start);
+        Moment::from_ms(elapsed.as_millis() as u64)
+    }
+
+    fn unix_ms(&self, now: Moment) -> i64 {
+        self.start_unix_ms + now.as_ms() as i64
+    }
+}
+
+/// What a shard is given at its start.
+pub(crate) struct Setup {
+    pub(crate) id: ShardId,
+    pub(crate) clock: Clock,
+    pub(crate) limits: Limits,
+    /// Of this shard.
+    pub(crate) connections_max: u32,
+    /// Of this shard, for pushes to all that name no pace.
+    pub(crate) push_per_second: u32,
+    pub(crate) shard_count: u32,
+    pub(crate) listener: TcpListener,
+    pub(crate) doorbell: Arc<Doorbell>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) uplink: Arc<dyn Uplink>,
+    pub(crate) metrics: Arc<ShardMetrics>,
+}
+
+/// Whether connections are accepted.
+struct Accepting {
+    listener: Option<TcpListener>,
+    is_armed: bool,
+    retry_at: Option<Moment>,
+}
+
+/// One shard.
+pub(crate) struct Shard {
+    /// First, so that it is dropped before the sockets it works on.
+    ring: Ring,
+    id: ShardId,
+    clock: Clock,
+    now: Moment,
+    unix_ms: i64,
+    limits: Limits,
+    accepting: Accepting,
+    conns: Sessions<Conn>,
+    users: Users,
+    rooms: Rooms,
+    timers: Timers,
+    bursts: Bursts,
+    walks: Walks,
+    /// Connections with something to send, oldest first.
+    dirty: VecDeque<SessionKey>,
+    /// For control, until the end of the turn.
+    up: Vec<Up>,
+    /// What a session asked for, until it is done.
+    actions: Vec<Action>,
+    /// Reused lists.
+    keys: Vec<SessionKey>,
+    due: Vec<u32>,
+    interest: Vec<(RoomId, u32)>,
+    room_counts_at: Moment,
+    queue_bytes: usize,
+    online_count: u64,
+    is_tick: bool,
+    link_seen: u64,
+    counts: Counts,
+    doorbell: Arc<Doorbell>,
+    inbox: Arc<Inbox>,
+    peers: Arc<Peers>,
+    uplink: Arc<dyn Uplink>,
+    metrics: Arc<ShardMetrics>,
+}
+
+static_assertions::assert_not_impl_any!(Shard: Send);
+
+impl Shard {
+    /// A shard on the calling thread, accepting.
+    ///
+    /// # Errors
+    /// When the ring cannot be set up.
+    pub(crate) fn new(setup: Setup) -> io::Result<Self> {
+        let now = setup.clock.read();
+        let ring = Ring::new(setup.id, Arc::clone(&setup.doorbell), TICK)?;
+        let mut shard = Self {
+            ring,
+            id: setup.id,
+            clock: setup.clock,
+            now,
+            unix_ms: setup.clock.unix_ms(now),
+            limits: setup.limits,
+            accepting: Accepting { listener: Some(setup.listener), is_armed: false, retry_at: None },
+            conns: Sessions::new(setup.id, setup.connections_max),
+            users: Users::default(),
+            rooms: Rooms::default(),
+            timers: Timers::new(now),
+            bursts: Bursts::default(),
+            walks: Walks::new(setup.push_per_second, setup.shard_count),
+            dirty: VecDeque::new(),
+            up: Vec::new(),
+            actions: Vec::new(),
+            keys: Vec::new(),
+            due: Vec::new(),
+            interest: Vec::new(),
+            room_counts_at: now,
+            queue_bytes: 0,
+            online_count: 0,
+            is_tick: true,
+            link_seen: setup.peers.orders().link(),
+            counts: Counts::default(),
+            doorbell: setup.doorbell,
+            inbox: Arc::clone(setup.peers.inbox(setup.id)),
+            peers: setup.peers,
+            uplink: setup.uplink,
+            metrics: setup.metrics,
+        };
+        shard.arm_accept();
+        Ok(shard)
+    }
+
+    /// Turns until it is told to end, or has drained.
+    ///
+    /// # Panics
+    /// When the kernel takes no more of the ring's work, which nothing would mend.
+    pub(crate) async fn run(mut self) {
+        while !self.turn() {
+            self.enter();
+            // Cheap unless glommio's preemption timer has fired: then its own tasks and input get their share.
+            glommio::yield_if_needed().await;
+        }
+        self.publish();
+    }
+
+    /// One turn; `true` when it was the last.
+    fn turn(&mut self) -> bool {
+        self.now = self.clock.read();
+        self.unix_ms = self.clock.unix_ms(self.now);
+        self.take_completions();
+        self.take_orders();
+        self.take_items();
+        if std::mem::take(&mut self.is_tick) {
+            self.tick();
+        }
+        self.expire();
+        self.walk();
+        self.give_bursts();
+        self.report_rooms();
+        self.submit();
+        self.start_sends();
+        self.metrics.add(Total::Turns, 1);
+        self.peers.orders().stop() || self.is_drained()
+    }
+
+    /// Hands the turn's work to the kernel and, when there is nothing else to do, sleeps until there is.
+    fn enter(&mut self) {
+        let is_busy = self.is_busy();
+        if !is_busy {
+            self.doorbell.fall_asleep();
+        }
+        let may_sleep = !is_busy && self.inbox.is_empty() && !self.has_new_orders();
+        self.ring.enter(may_sleep).expect("io_uring_enter fails only when the ring is unusable");
+        if !is_busy {
+            self.doorbell.wake_up();
+        }
+    }
+
+    /// Work is left that waits for nobody.
+    fn is_busy(&mut self) -> bool {
+        !self.dirty.is_empty()
+            || !self.inbox.is_empty()
+            || self.walks.is_busy()
+            || self.due.len() == TIMEOUTS_PER_TURN
+            || self.ring.has_completions()
+    }
+
+    fn has_new_orders(&self) -> bool {
+        let orders = self.peers.orders();
+        orders.link() != self.link_seen
+            || orders.stop()
+            || (orders.drain_ms().is_some() && !self.walks.is_draining())
+    }
+
+    /// Work that is due by time alone.
+    fn tick(&mut self) {
+        if self.accepting.retry_at.is_some_and(|at| at <= self.now) {
+            self.arm_accept();
+        }
+        self.watch_writes();
+        self.publish();
+    }
+
+    fn expire(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        due.clear();
+        self.timers.expire(self.now, TIMEOUTS_PER_TURN, &mut due);
+        for &index in &due {
+            if let Some(key) = self.conns.key_at(index) {
+                self.call(key, |session, turn| session.handle_timeout(turn));
+            }
+        }
+        self.due = due;
+    }
+
+    /// Tells control who is in which room: at once when a room becomes or ceases to be empty here, else once a second.
+    fn report_rooms(&mut self) {
+        if self.link_seen.is_multiple_of(2) {
+            return;
+        }
+        self.rooms.take_urgent(&mut self.interest);
+        if self.room_counts_at <= self.now {
+            self.room_counts_at = self.now.plus_ms(ROOM_COUNTS_MS);
+            self.rooms.take_counts(&mut self.interest);
+        }
+        self.push_interest();
+    }
+
+    fn push_interest(&mut self) {
+        let shard = self.id;
+        self.up.extend(self.interest.drain(..).map(|(room, members)| Up::RoomInterest {
+            room,
+            shard,
+            members,
+        }));
+    }
+
+    fn publish(&self) {
+        let metrics = &self.metrics;
+        let ring = self.ring.counts();
+        metrics.set_total(Total::Enters, ring.enters);
+        metrics.set_total(Total::Sends, ring.sends);
+        metrics.set_total(Total::NoBuffers, ring.no_buffers);
+        metrics.set_total(Total::Rings, self.doorbell.rings());
+        metrics.set_dropped(Drop::InboxFull, self.inbox.lost());
+        metrics.set(Gauge::Connections, self.conns.count().into());
+        metrics.set(Gauge::Online, self.online_count);
+        metrics.set(Gauge::Rooms, self.rooms.room_count() as u64);
+        metrics.set(Gauge::RoomMembers, self.rooms.member_count().into());
+        metrics.set(Gauge::QueueBytes, self.queue_bytes as u64);
+        metrics.publish(&self.counts);
+    }
+}

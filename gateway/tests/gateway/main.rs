@@ -1,0 +1,11 @@
+//! The gateway over real loopback sockets, with a control plane that lives in the test. One property a module.
+
+mod accept;
+mod bad_input;
+mod deadlines;
+mod drain;
+mod link;
+mod rooms;
+mod sign_in;
+mod slow_reader;
+mod support;
