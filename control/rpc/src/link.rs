@@ -77,7 +77,8 @@ pub enum Up {
         /// Address of the peer, for operators.
         peer: String,
     },
-    /// The session is gone. No answer; ignored unless `attach` is the device's newest.
+    /// The session is gone. No answer; ignored unless the session is the device's newest. A number older than its own is
+    /// the session's too: 0 takes back a sign-in that is not answered yet.
     Detach {
         /// The session.
         caller: Caller,

@@ -1,0 +1,276 @@
+//! Bytes that wait for one socket, bounded in bytes. A frame is whole or absent.
+//!
+//! The shard sends the front buffer only: [`SendQueue::start_send`] joins what waits into it, so that everything a socket
+//! waits for goes out in one submission. A buffer stays counted until all of it is written.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+/// Counted for each waiting buffer beside its bytes: the handle and its allocation. Without it tiny frames would cost
+/// a hostile client nothing against its bound.
+pub(crate) const BUFFER_COST_BYTES: usize = 64;
+
+/// What replies and control frames may use beyond the bound, so that `behind`, `close` and the answers to a client's own
+/// calls still fit when deliveries do not. Some hundred small answers.
+pub(crate) const RESERVE_BYTES: usize = 16 * 1024;
+
+/// The frame does not fit; the queue is as it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Full;
+
+/// What waits for one socket. Empty it owns no memory beyond itself.
+#[derive(Debug, Default)]
+pub(crate) struct SendQueue {
+    front: Option<Bytes>,
+    #[expect(
+        clippy::box_collection,
+        reason = "8 bytes instead of 32 in every connection that waits for nothing"
+    )]
+    rest: Option<Box<VecDeque<Bytes>>>,
+    /// Lengths and [`BUFFER_COST_BYTES`] of all waiting buffers.
+    cost_bytes: u32,
+    /// Bytes of `front` that are written already.
+    written_bytes: u32,
+    in_flight: bool,
+}
+
+impl SendQueue {
+    /// Queues whole frames. An empty queue takes any one buffer, so that a sync page fits a small bound.
+    ///
+    /// # Errors
+    /// [`Full`] when the queue would cost more than `bytes_max`.
+    pub(crate) fn push(&mut self, frame: Bytes, bytes_max: usize) -> Result<(), Full> {
+        let cost = frame.len() + BUFFER_COST_BYTES;
+        if !self.is_empty() && self.cost_bytes() + cost > bytes_max {
+            return Err(Full);
+        }
+        self.append(frame);
+        Ok(())
+    }
+
+    /// Queues a reply or control frame, for which there is [`RESERVE_BYTES`] beyond the bound.
+    ///
+    /// # Errors
+    /// [`Full`] when the reserve is used up as well.
+    pub(crate) fn push_reserved(&mut self, frame: Bytes, bytes_max: usize) -> Result<(), Full> {
+        self.push(frame, bytes_max + RESERVE_BYTES)
+    }
+
+    /// More than half of the bound waits: what sync cannot bring back is no longer taken.
+    pub(crate) fn is_above_half(&self, bytes_max: usize) -> bool {
+        self.cost_bytes() > bytes_max / 2
+    }
+
+    /// Nothing waits and nothing is in flight.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.front.is_none()
+    }
+
+    /// What the waiting buffers cost, in bytes.
+    pub(crate) fn cost_bytes(&self) -> usize {
+        self.cost_bytes as usize
+    }
+
+    /// A send was started and is not finished.
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.in_flight
+    }
+
+    /// The bytes to hand to the kernel now: the front buffer from where it stands, joined with the buffers behind it as
+    /// long as they stay within `join_bytes_max` together. `None` when nothing waits or a send is in flight.
+    pub(crate) fn start_send(&mut self, join_bytes_max: usize) -> Option<Bytes> {
+        if self.in_flight {
+            return None;
+        }
+        self.join(join_bytes_max);
+        let front = self.front.as_ref()?;
+        self.in_flight = true;
+        Some(front.slice(self.written_bytes as usize..))
+    }
+
+    /// The send in flight is finished and wrote `bytes`, which may be fewer than were handed over (or none).
+    ///
+    /// # Panics
+    /// When no send is in flight, or more bytes were written than handed over.
+    pub(crate) fn finish_send(&mut self, bytes: usize) {
+        assert!(self.in_flight, "a completion without a send");
+        self.in_flight = false;
+        let front_bytes = self.front.as_ref().map_or(0, Bytes::len);
+        let written_bytes = self.written_bytes as usize + bytes;
+        assert!(written_bytes <= front_bytes, "{written_bytes} of {front_bytes} bytes written");
+        if written_bytes < front_bytes {
+            self.written_bytes = to_u32(written_bytes);
+        } else {
+            self.pop_front();
+        }
+    }
+
+    /// Drops every buffer of which no byte was handed to the kernel; what is begun is finished.
+    pub(crate) fn drop_untouched(&mut self) {
+        self.rest = None;
+        if !self.in_flight && self.written_bytes == 0 {
+            self.front = None;
+        }
+        self.cost_bytes = self.front.as_ref().map_or(0, |front| to_u32(front.len() + BUFFER_COST_BYTES));
+    }
+
+    fn append(&mut self, frame: Bytes) {
+        self.cost_bytes += to_u32(frame.len() + BUFFER_COST_BYTES);
+        if self.front.is_none() {
+            self.front = Some(frame);
+        } else {
+            self.rest.get_or_insert_default().push_back(frame);
+        }
+    }
+
+    fn pop_front(&mut self) {
+        let Some(front) = self.front.take() else { return };
+        self.cost_bytes -= to_u32(front.len() + BUFFER_COST_BYTES);
+        self.written_bytes = 0;
+        self.front = self.rest.as_mut().and_then(|rest| rest.pop_front());
+        self.release_rest();
+    }
+
+    /// Joins the front buffer and as many behind it as fit `join_bytes_max` into one.
+    fn join(&mut self, join_bytes_max: usize) {
+        let (Some(front), Some(rest)) = (self.front.as_ref(), self.rest.as_mut()) else { return };
+        let begun = self.written_bytes as usize;
+        let mut joined_bytes = front.len() - begun;
+        let mut count = 0;
+        for frame in rest.iter() {
+            if joined_bytes + frame.len() > join_bytes_max {
+                break;
+            }
+            joined_bytes += frame.len();
+            count += 1;
+        }
+        if count == 0 {
+            return;
+        }
+        let mut joined = BytesMut::with_capacity(joined_bytes);
+        joined.extend_from_slice(&front[begun..]);
+        for frame in rest.drain(..count) {
+            joined.extend_from_slice(&frame);
+        }
+        // The written part and the handles of the joined buffers are no longer held.
+        self.cost_bytes -= to_u32(begun + count * BUFFER_COST_BYTES);
+        self.written_bytes = 0;
+        self.front = Some(joined.freeze());
+        self.release_rest();
+    }
+
+    fn release_rest(&mut self) {
+        if self.rest.as_ref().is_some_and(|rest| rest.is_empty()) {
+            self.rest = None;
+        }
+    }
+}
+
+/// Queue bounds and frames stay far below 4 GiB; configuration checks it.
+fn to_u32(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("a send queue is bounded far below 4 GiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(bytes: usize, fill: u8) -> Bytes {
+        Bytes::from(vec![fill; bytes])
+    }
+
+    #[test]
+    fn an_empty_queue_owns_nothing_and_takes_any_one_frame() {
+        let mut queue = SendQueue::default();
+        assert_eq!(queue.push(frame(1000, 1), 10), Ok(()));
+        assert_eq!(queue.push(frame(1, 1), 10), Err(Full));
+        assert_eq!(queue.start_send(0).map(|bytes| bytes.len()), Some(1000));
+        queue.finish_send(1000);
+        assert!(queue.is_empty() && queue.rest.is_none() && queue.cost_bytes() == 0);
+    }
+
+    #[test]
+    fn control_frames_fit_when_deliveries_do_not_and_tiny_frames_count() {
+        let mut queue = SendQueue::default();
+        let pushed = (0..).take_while(|_| queue.push(frame(1, 0), 6500).is_ok()).count();
+        assert_eq!(pushed, 6500 / (1 + BUFFER_COST_BYTES));
+        assert!(queue.is_above_half(6500));
+        assert_eq!(queue.push_reserved(frame(20, 0), 6500), Ok(()));
+        assert_eq!(queue.push_reserved(frame(RESERVE_BYTES, 0), 6500), Err(Full));
+    }
+
+    #[test]
+    fn a_single_frame_goes_out_uncopied_and_many_go_out_as_one() {
+        let mut queue = SendQueue::default();
+        let shared = frame(5, 1);
+        queue.push(shared.clone(), 1000).unwrap();
+        let sent = queue.start_send(100).unwrap();
+        assert_eq!(sent.as_ptr(), shared.as_ptr());
+        assert_eq!(queue.start_send(100), None, "one send at a time");
+        queue.push(frame(2, 2), 1000).unwrap();
+        queue.push(frame(3, 3), 1000).unwrap();
+        queue.push(frame(96, 4), 1000).unwrap();
+        queue.finish_send(3);
+        assert_eq!(
+            queue.start_send(100).unwrap()[..],
+            [1, 1, 2, 2, 3, 3, 3],
+            "what is left, as far as it fits"
+        );
+        queue.finish_send(7);
+        assert_eq!(queue.start_send(100).unwrap().len(), 96);
+    }
+
+    #[test]
+    fn what_is_begun_is_finished_and_the_rest_is_dropped() {
+        for (written, left) in [(0, 0), (2, 3), (5, 0)] {
+            let mut queue = SendQueue::default();
+            queue.push(frame(5, 1), 1000).unwrap();
+            queue.start_send(0).unwrap();
+            queue.finish_send(written);
+            queue.push(frame(5, 2), 1000).unwrap();
+            queue.drop_untouched();
+            assert_eq!(queue.start_send(0).map_or(0, |bytes| bytes.len()), left, "{written} written");
+        }
+        let mut queue = SendQueue::default();
+        queue.push(frame(5, 1), 1000).unwrap();
+        queue.start_send(0).unwrap();
+        queue.drop_untouched();
+        assert!(!queue.is_empty(), "the kernel has it");
+        queue.finish_send(5);
+        assert!(queue.is_empty());
+    }
+
+    proptest! {
+        /// Whatever is pushed and however it is written: the same bytes in the same order, within the bound.
+        #[test]
+        fn bytes_come_out_as_they_went_in(
+            steps in prop::collection::vec((0usize..300, 0usize..400, 0u8..4), 1..200),
+        ) {
+            const BYTES_MAX: usize = 1000;
+            let mut queue = SendQueue::default();
+            let mut expected = VecDeque::new();
+            let mut fill = 0u8;
+            for (bytes, more, what) in steps {
+                if what < 2 {
+                    fill = fill.wrapping_add(1);
+                    if queue.push(frame(bytes + 1, fill), BYTES_MAX).is_ok() {
+                        expected.extend(std::iter::repeat_n(fill, bytes + 1));
+                    }
+                } else if let Some(sent) = queue.start_send(more) {
+                    let written = bytes.min(sent.len());
+                    prop_assert!(sent.iter().copied().eq(expected.iter().take(sent.len()).copied()));
+                    expected.drain(..written);
+                    queue.finish_send(written);
+                }
+                prop_assert!(queue.cost_bytes() <= BYTES_MAX);
+                prop_assert!(queue.cost_bytes() >= expected.len());
+                prop_assert_eq!(queue.is_empty(), expected.is_empty());
+            }
+        }
+    }
+}

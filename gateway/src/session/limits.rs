@@ -1,0 +1,35 @@
+//! Bounds and deadlines of a session.
+
+/// What configuration decides about sessions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Limits {
+    /// From the accept to the end of the sign-in.
+    pub(crate) sign_in_ms: u64,
+    /// Longest silence of a client that is signed in.
+    pub(crate) idle_ms: u64,
+    /// Longest time in which a socket may take no byte of what waits for it.
+    pub(crate) write_ms: u64,
+    /// For what waits when the close begins.
+    pub(crate) flush_ms: u64,
+    /// From the shutdown of the write side to the end of the socket.
+    pub(crate) linger_ms: u64,
+    /// Bound of a connection's queue; [`crate::send_queue::RESERVE_BYTES`] come on top, and an empty queue takes any one
+    /// frame.
+    pub(crate) queue_bytes_max: usize,
+    /// Rooms of one session, beside gim's one.
+    pub(crate) rooms_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sign_in_ms: 10_000,
+            idle_ms: 11 * 60_000,
+            write_ms: 20_000,
+            flush_ms: 5_000,
+            linger_ms: 2_000,
+            queue_bytes_max: 128 * 1024,
+            rooms_max: 64,
+        }
+    }
+}
