@@ -41,6 +41,8 @@ pub(super) enum Step {
     ClientSyncs,
     /// The client sends something long that is echoed.
     ClientBeats,
+    /// It sends so much that is echoed that the reserve is used up.
+    ReserveFills,
     /// A room is busy.
     RoomFrame,
     /// The client's connection breaks and it comes back.
@@ -169,6 +171,13 @@ impl World {
             Step::ClientBeats => {
                 let bytes = self.random.below(5000);
                 self.client.beat(bytes);
+            }
+            Step::ReserveFills => {
+                // The echo costs its content and some 80 bytes; what it leaves is too little for a word of `behind`.
+                let queued = self.sessions.get(self.key).map_or(0, |here| here.queue.cost_bytes());
+                let room = (QUEUE_BYTES_MAX + RESERVE_BYTES).saturating_sub(queued);
+                let left = 90 + self.random.below(60);
+                self.client.beat(room.saturating_sub(left));
             }
             Step::RoomFrame => {
                 let frame =
