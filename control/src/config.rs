@@ -1,0 +1,362 @@
+//! Configuration of the control plane: parsed once, checked once.
+
+use std::{
+    fs, io,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bytesize::ByteSize;
+use gimbal_codec::limits;
+use serde::{Deserialize, Serialize};
+
+use crate::credential::{KeyHash, Keys};
+
+/// The key that stands for every missing one with `--dev`, and that nothing else starts with.
+pub const DEV_KEY: &str = "dev";
+/// Shortest key outside of `--dev`: 16 hexadecimal digits are 64 random bits.
+pub const KEY_CHARS_MIN: usize = 16;
+/// A longer key file is a mistake: some other file.
+const KEY_FILE_BYTES_MAX: u64 = 4096;
+
+/// The `[control]` table. Durations and sizes carry units ("90days", "64MiB"); unknown keys are refused.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// gRPC listener: API, health, reflection and the link of remote gateways. Default 127.0.0.1:8010, since the
+    /// transport is plain text: put it behind a private network.
+    pub grpc_listen: SocketAddr,
+    /// HTTP listener of /healthz, /readyz and /metrics. Default 127.0.0.1:8030; it asks for no credential.
+    pub http_listen: SocketAddr,
+    /// Where the store lives; made when absent. Default `data`. One process at a time.
+    pub data_dir: PathBuf,
+    /// Life of a device token from its sign-in or registration. Default 90 days, as in gim; 1 minute to 10 years.
+    #[serde(with = "humantime_serde")]
+    pub token_lifetime: Duration,
+    /// File whose first line is the key of backends (Accounts, pushes, Rooms). Needed outside of `--dev`.
+    pub backend_key_file: Option<PathBuf>,
+    /// File whose first line is the key of administrators (Admin). Needed outside of `--dev`.
+    pub admin_key_file: Option<PathBuf>,
+    /// File whose first line is the key of remote gateways. Absent outside of `--dev`: no remote gateway may link.
+    pub link_key_file: Option<PathBuf>,
+    /// Who tells a person their verification code: `"log"`, or `{ file = "path" }` to which lines of phone and code are
+    /// appended. Absent outside of `--dev`: nobody signs in by phone.
+    pub code_issuer: Option<CodeIssuer>,
+    /// Bounds.
+    pub limits: Limits,
+    /// The store's memory.
+    pub store: StoreConfig,
+}
+
+/// Where verification codes go.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CodeIssuer {
+    /// The process's own log.
+    Log,
+    /// A file, made with mode 0600.
+    File(PathBuf),
+}
+
+/// Bounds of the control plane.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Longest content of a message, push or room publish. Default and most 60 KiB: with its envelope it fits a frame.
+    pub content_bytes_max: ByteSize,
+    /// Reads (sync, token checks) that wait for a reader thread. Default 4,096; 16 to 1,000,000. Full: busy.
+    pub reads_max: usize,
+    /// Rooms with members. Default 1,000,000, about 150 B each; 1 to 100,000,000. Full: a new room gets no publishes, counted.
+    pub rooms_max: usize,
+    /// Items queued for one remote gateway. Default 65,536; 1,024 to 10,000,000. Full: its stream is closed; it
+    /// connects again and announces.
+    pub link_items_max: usize,
+    /// Bytes queued for one remote gateway. Default 64 MiB; 1 MiB to 4 GiB. Full: as above.
+    pub link_bytes_max: ByteSize,
+    /// How long the routes of a gateway whose link broke are kept. Default 10 s; 0 to 10 minutes.
+    #[serde(with = "humantime_serde")]
+    pub gateway_lease: Duration,
+}
+
+/// Memory and files of the embedded store.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// Cache of blocks read from disk, with their indexes and filters. Default 256 MiB; 1 MiB to 1 TiB.
+    pub block_cache: ByteSize,
+    /// One write buffer; about two are held in all tables together. Default 64 MiB; 1 MiB to 16 GiB.
+    pub write_buffer: ByteSize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self {
+            grpc_listen: local(8010),
+            http_listen: local(8030),
+            data_dir: "data".into(),
+            token_lifetime: Duration::from_secs(90 * 24 * 3600),
+            backend_key_file: None,
+            admin_key_file: None,
+            link_key_file: None,
+            code_issuer: None,
+            limits: Limits::default(),
+            store: StoreConfig::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            content_bytes_max: ByteSize(limits::CONTENT_BYTES_MAX as u64),
+            reads_max: 4096,
+            rooms_max: 1_000_000,
+            link_items_max: 65_536,
+            link_bytes_max: ByteSize::mib(64),
+            gateway_lease: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { block_cache: ByteSize::mib(256), write_buffer: ByteSize::mib(64) }
+    }
+}
+
+/// A configuration that nothing can be started with.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A value is out of its bounds.
+    #[error("control.{key} {rule}")]
+    Bounds {
+        /// The key below `[control]`.
+        key: &'static str,
+        /// The rule, as a predicate.
+        rule: &'static str,
+    },
+    /// A key file is not named.
+    #[error(
+        "control.{key} is not set: outside of --dev a key is needed (head -c 32 /dev/urandom | base64 > file)"
+    )]
+    KeyMissing {
+        /// The key below `[control]`.
+        key: &'static str,
+    },
+    /// A key file cannot be read.
+    #[error("control.{key}: cannot read {path:?}: {cause}")]
+    KeyUnreadable {
+        /// The key below `[control]`.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// A key that anybody could guess.
+    #[error("control.{key}: the key in {path:?} is {why}")]
+    KeyWeak {
+        /// The key below `[control]`.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: &'static str,
+    },
+}
+
+/// A configuration that was checked, with its secrets read.
+#[derive(Clone)]
+pub struct Checked {
+    /// As given.
+    pub config: Config,
+    /// Hashes of the keys.
+    pub keys: Keys,
+    /// `--dev`: any code signs in, missing keys are [`DEV_KEY`].
+    pub dev: bool,
+    /// What a person who starts this must know, one line each; also warned in the log at start.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Checks bounds and reads the key files.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the key at fault.
+    pub fn check(self, dev: bool) -> Result<Checked, ConfigError> {
+        self.check_bounds()?;
+        let mut warnings = Vec::new();
+        let backend = read_key("backend_key_file", self.backend_key_file.as_deref(), dev, &mut warnings)?;
+        let admin = read_key("admin_key_file", self.admin_key_file.as_deref(), dev, &mut warnings)?;
+        let link = read_key("link_key_file", self.link_key_file.as_deref(), dev, &mut warnings)?;
+        let keys = Keys {
+            backend: backend.ok_or(ConfigError::KeyMissing { key: "backend_key_file" })?,
+            admin: admin.ok_or(ConfigError::KeyMissing { key: "admin_key_file" })?,
+            link,
+        };
+        if dev {
+            warnings.insert(0, "--dev: ANY verification code signs in as ANY phone number. Never use it on a reachable host.".into());
+            if !self.grpc_listen.ip().is_loopback() {
+                warnings.push(format!("--dev listens on {}, which others may reach", self.grpc_listen));
+            }
+        } else if self.code_issuer.is_none() {
+            warnings.push("no code_issuer is set: nobody can sign in by phone".into());
+        }
+        if self.code_issuer == Some(CodeIssuer::Log) {
+            warnings.push("verification codes are written to the log".into());
+        }
+        Ok(Checked { config: self, keys, dev, warnings })
+    }
+
+    fn check_bounds(&self) -> Result<(), ConfigError> {
+        let Limits { content_bytes_max, reads_max, rooms_max, link_items_max, link_bytes_max, gateway_lease } =
+            &self.limits;
+        let StoreConfig { block_cache, write_buffer } = &self.store;
+        let minute = Duration::from_secs(60);
+        let rules = [
+            (
+                (minute..=minute * 60 * 24 * 3660).contains(&self.token_lifetime),
+                "token_lifetime",
+                "must be 1 minute to 10 years",
+            ),
+            (
+                (1..=limits::CONTENT_BYTES_MAX as u64).contains(&content_bytes_max.as_u64()),
+                "limits.content_bytes_max",
+                "must be 1 B to 60 KiB",
+            ),
+            ((16..=1_000_000).contains(reads_max), "limits.reads_max", "must be 16 to 1,000,000"),
+            ((1..=100_000_000).contains(rooms_max), "limits.rooms_max", "must be 1 to 100,000,000"),
+            (
+                (1024..=10_000_000).contains(link_items_max),
+                "limits.link_items_max",
+                "must be 1,024 to 10,000,000",
+            ),
+            (within(*link_bytes_max, 1, 4 << 10), "limits.link_bytes_max", "must be 1 MiB to 4 GiB"),
+            (*gateway_lease <= minute * 10, "limits.gateway_lease", "must be at most 10 minutes"),
+            (within(*block_cache, 1, 1 << 20), "store.block_cache", "must be 1 MiB to 1 TiB"),
+            (within(*write_buffer, 1, 16 << 10), "store.write_buffer", "must be 1 MiB to 16 GiB"),
+        ];
+        match rules.into_iter().find(|(holds, ..)| !holds) {
+            Some((_, key, rule)) => Err(ConfigError::Bounds { key, rule }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn within(size: ByteSize, min_mib: u64, max_mib: u64) -> bool {
+    (ByteSize::mib(min_mib)..=ByteSize::mib(max_mib)).contains(&size)
+}
+
+/// `Ok(None)`: no file is named, and `dev` does not stand in for it.
+fn read_key(
+    key: &'static str,
+    path: Option<&Path>,
+    dev: bool,
+    warnings: &mut Vec<String>,
+) -> Result<Option<KeyHash>, ConfigError> {
+    let Some(path) = path else {
+        if dev {
+            warnings.push(format!("--dev: {key} is not set; the key is {DEV_KEY:?}"));
+        }
+        return Ok(dev.then(|| KeyHash::of(DEV_KEY)));
+    };
+    let unreadable = |cause| ConfigError::KeyUnreadable { key, path: path.into(), cause };
+    let size = fs::metadata(path).map_err(unreadable)?.len();
+    if size > KEY_FILE_BYTES_MAX {
+        return Err(ConfigError::KeyWeak {
+            key,
+            path: path.into(),
+            why: "longer than 4,096 bytes: is this the right file?",
+        });
+    }
+    let text = fs::read_to_string(path).map_err(unreadable)?;
+    let secret = text.lines().next().unwrap_or_default().trim();
+    let why = if secret.is_empty() {
+        Some("empty")
+    } else if !dev && secret == DEV_KEY {
+        Some("the development key")
+    } else if !dev && secret.chars().count() < KEY_CHARS_MIN {
+        Some("shorter than 16 characters")
+    } else if !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Some("not made of visible ASCII characters alone, and could not travel in a header")
+    } else {
+        None
+    };
+    match why {
+        Some(why) => Err(ConfigError::KeyWeak { key, path: path.into(), why }),
+        None => {
+            warn_if_readable(key, path, warnings);
+            Ok(Some(KeyHash::of(secret)))
+        }
+    }
+}
+
+fn warn_if_readable(key: &str, path: &Path, warnings: &mut Vec<String>) {
+    use std::os::unix::fs::PermissionsExt as _;
+    if fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o007 != 0) {
+        warnings.push(format!("{key}: {path:?} is open to every user of this machine (chmod 600)"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_key(text: &str) -> (tempfile::TempDir, Config) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        fs::write(&path, text).unwrap();
+        let config =
+            Config { backend_key_file: Some(path.clone()), admin_key_file: Some(path), ..Config::default() };
+        (dir, config)
+    }
+
+    #[test]
+    fn nothing_starts_without_keys_unless_in_dev() {
+        let refused = Config::default().check(false).err().unwrap();
+        assert!(refused.to_string().starts_with("control.backend_key_file is not set"), "{refused}");
+        let checked = Config::default().check(true).unwrap();
+        assert!(checked.warnings[0].contains("ANY verification code"));
+        assert_eq!(checked.warnings.len(), 4, "each assumed key is told: {:?}", checked.warnings);
+    }
+
+    #[test]
+    fn weak_keys_are_refused_outside_of_dev() {
+        for (text, why) in [
+            ("dev\n", "is the development key"),
+            ("0123456789abcde\n", "is shorter than 16 characters"),
+            ("\n0123456789abcdef\n", "is empty"),
+            ("0123456789 abcdef\n", "is not made of visible ASCII"),
+            (&"x".repeat(5000), "is longer than 4,096 bytes"),
+        ] {
+            let (_dir, config) = with_key(text);
+            let refused = config.check(false).err().unwrap().to_string();
+            assert!(refused.contains(why), "{refused}");
+        }
+        let (_dir, config) = with_key("0123456789abcdef\n");
+        let checked = config.check(false).unwrap();
+        assert!(checked.keys.link.is_none(), "no link key: no remote gateway");
+        let (_dir, config) = with_key("dev\n");
+        assert!(config.check(true).is_ok());
+    }
+
+    #[test]
+    fn a_key_file_that_is_absent_is_named() {
+        let config = Config { backend_key_file: Some("/nonexistent/key".into()), ..Config::default() };
+        let refused = config.check(true).err().unwrap().to_string();
+        assert!(refused.contains("backend_key_file") && refused.contains("/nonexistent/key"), "{refused}");
+    }
+
+    #[test]
+    fn values_out_of_bounds_are_named() {
+        let mut config = Config::default();
+        config.limits.content_bytes_max = ByteSize::mib(1);
+        let refused = config.check(true).err().unwrap().to_string();
+        assert_eq!(refused, "control.limits.content_bytes_max must be 1 B to 60 KiB");
+        let config = Config { token_lifetime: Duration::from_secs(1), ..Config::default() };
+        assert!(config.check(true).is_err());
+    }
+}

@@ -1,0 +1,257 @@
+//! Around every gRPC call: request id, span, time, status, and a net under panics.
+
+use std::{
+    any::Any,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use tonic::{
+    Code, Status,
+    body::Body,
+    codegen::{Service, http},
+};
+use tower_layer::Layer;
+use tracing::Instrument as _;
+
+use crate::{
+    clock,
+    metrics::{CallLabels, MethodLabels, Metrics},
+};
+
+/// Metadata that names a call; echoed, or made when absent.
+const REQUEST_ID: &str = "request_id";
+/// A longer request id is replaced: it would only fill the log.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Methods with a label of their own; any other path is "other", so that callers cannot make labels.
+const METHODS: &[&str] = &[
+    "gimbal.v1.Accounts/RequestCode",
+    "gimbal.v1.Accounts/SignIn",
+    "gimbal.v1.Accounts/RegisterDevice",
+    "gimbal.v1.Accounts/RevokeToken",
+    "gimbal.v1.Messages/Send",
+    "gimbal.v1.Messages/PushToUsers",
+    "gimbal.v1.Messages/PushToAll",
+    "gimbal.v1.Messages/Sync",
+    "gimbal.v1.Messages/Ack",
+    "gimbal.v1.Rooms/Publish",
+    "gimbal.v1.Rooms/Count",
+    "gimbal.v1.Admin/ListSessions",
+    "gimbal.v1.Admin/Kick",
+    "gimbal.v1.Admin/Stats",
+    "gimbal.link.v1.Link/Open",
+    "grpc.health.v1.Health/Check",
+];
+
+/// The layer; one for the whole server.
+#[derive(Clone)]
+pub(crate) struct CallLayer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    metrics: Arc<Metrics>,
+    control_epoch: u32,
+    calls: AtomicU64,
+}
+
+impl CallLayer {
+    pub(crate) fn new(metrics: Arc<Metrics>, control_epoch: u32) -> Self {
+        Self { shared: Arc::new(Shared { metrics, control_epoch, calls: AtomicU64::new(0) }) }
+    }
+}
+
+impl<S> Layer<S> for CallLayer {
+    type Service = CallService<S>;
+
+    fn layer(&self, inner: S) -> CallService<S> {
+        CallService { inner, shared: Arc::clone(&self.shared) }
+    }
+}
+
+/// A service with the layer around it.
+#[derive(Clone)]
+pub(crate) struct CallService<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+type Answer<E> = Pin<Box<dyn Future<Output = Result<http::Response<Body>, E>> + Send>>;
+
+impl<S> Service<http::Request<Body>> for CallService<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = S::Error;
+    type Future = Answer<S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let shared = Arc::clone(&self.shared);
+        let method = method_of(request.uri().path());
+        let request_id = shared.request_id(&request);
+        let span = tracing::debug_span!("call", method, request_id = request_id.to_str().unwrap_or_default());
+        let started = clock::now();
+        let inner = Caught { inner: Box::pin(self.inner.call(request)) };
+        let answer = async move {
+            let mut response = match inner.await {
+                Ok(response) => response?,
+                Err(panic) => shared.panicked(method, &*panic),
+            };
+            response.headers_mut().insert(REQUEST_ID, request_id);
+            shared.count(method, &response, (clock::now() - started).as_secs_f64());
+            Ok(response)
+        };
+        Box::pin(answer.instrument(span))
+    }
+}
+
+impl Shared {
+    fn request_id(&self, request: &http::Request<Body>) -> http::HeaderValue {
+        let shown = request.headers().get(REQUEST_ID);
+        if let Some(shown) = shown
+            && (1..=REQUEST_ID_BYTES_MAX).contains(&shown.len())
+            && shown.to_str().is_ok()
+        {
+            return shown.clone();
+        }
+        let number = self.calls.fetch_add(1, Ordering::Relaxed);
+        http::HeaderValue::try_from(format!("{}-{number}", self.control_epoch)).expect("digits fit a header")
+    }
+
+    fn panicked(&self, method: &'static str, panic: &(dyn Any + Send)) -> http::Response<Body> {
+        self.metrics.call_panics.inc();
+        let text =
+            panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+        tracing::error!(method, panic = text.unwrap_or("not a text"), "a call panicked");
+        Status::internal("internal error").into_http()
+    }
+
+    fn count(&self, method: &'static str, response: &http::Response<Body>, seconds: f64) {
+        // A refusal travels in the headers; a status in trailers is that of a stream, or OK.
+        let code =
+            response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
+        let labels = CallLabels { method, code: code_name(code) };
+        self.metrics.calls.get_or_create(&labels).inc();
+        self.metrics.call_seconds.get_or_create(&MethodLabels { method }).observe(seconds);
+        tracing::debug!(code = labels.code, seconds, "answered");
+    }
+}
+
+fn method_of(path: &str) -> &'static str {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    METHODS.iter().find(|method| **method == path).copied().unwrap_or("other")
+}
+
+const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// A future whose panic is its result.
+struct Caught<F> {
+    inner: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for Caught<F> {
+    type Output = Result<F::Output, Box<dyn Any + Send>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // After a panic the future is dropped and never polled again, so nothing broken is seen.
+        match catch_unwind(AssertUnwindSafe(|| self.inner.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone)]
+    struct Handler;
+
+    impl Service<http::Request<Body>> for Handler {
+        type Response = http::Response<Body>;
+        type Error = std::convert::Infallible;
+        type Future = Answer<Self::Error>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+            Box::pin(async move {
+                match request.uri().path() {
+                    "/gimbal.v1.Messages/Send" => panic!("on purpose"),
+                    "/gimbal.v1.Messages/Ack" => Ok(Status::not_found("nobody").into_http()),
+                    _ => Ok(http::Response::new(Body::empty())),
+                }
+            })
+        }
+    }
+
+    async fn call(layer: &CallLayer, path: &str, id: Option<&str>) -> http::Response<Body> {
+        let mut request = http::Request::new(Body::empty());
+        *request.uri_mut() = path.parse().unwrap();
+        if let Some(id) = id {
+            request.headers_mut().insert(REQUEST_ID, id.parse().unwrap());
+        }
+        layer.layer(Handler).call(request).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_own_call_and_is_counted() {
+        let metrics = Arc::new(Metrics::new());
+        let layer = CallLayer::new(Arc::clone(&metrics), 4);
+        let response = call(&layer, "/gimbal.v1.Messages/Send", None).await;
+        assert_eq!(response.headers()["grpc-status"], "13");
+        assert_eq!(metrics.call_panics.get(), 1);
+        let response = call(&layer, "/gimbal.v1.Messages/Ack", Some("mine")).await;
+        assert_eq!(
+            (&response.headers()["grpc-status"], &response.headers()[REQUEST_ID]),
+            (&"5".parse().unwrap(), &"mine".parse().unwrap())
+        );
+        let response = call(&layer, "/made/up", Some(&"x".repeat(200))).await;
+        assert_eq!(response.headers()[REQUEST_ID], "4-1", "a long id is replaced");
+        let mut page = String::new();
+        metrics.render(&mut page);
+        assert!(page.contains("grpc_calls_total{method=\"other\",code=\"OK\"} 1"), "{page}");
+        assert!(
+            page.contains("grpc_calls_total{method=\"gimbal.v1.Messages/Ack\",code=\"NOT_FOUND\"} 1"),
+            "{page}"
+        );
+    }
+}

@@ -1,0 +1,408 @@
+//! The control plane as gateways see it, in this process or over gRPC: what each link item becomes.
+//!
+//! What changes state goes to the writer, all of a batch or none. Sync pages go to the reader pool. Room interest and
+//! signals are done here and now, on the caller's thread; nothing in this file waits.
+
+use std::sync::{
+    Arc, Mutex, PoisonError, Weak,
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use gimbal_codec::{GatewayId, RoomId, Seq, ShardId, body, limits};
+use gimbal_rpc::link::{
+    Caller, Control, Down, Downlink, Hello, LinkFull, Signal, SignalTarget, Tag, Up, Uplink,
+};
+
+use crate::{
+    command::{Command, Lane, ReplyTo, Sender, SessionRef, TokenHash},
+    error::RequestError,
+    metrics::Metrics,
+    reader::Readers,
+    room::{Publish, Published, Rooms, message_frame},
+    writer::{Job, Writer},
+};
+
+/// Shared by services, links and pages.
+pub struct Plane {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    writer: Writer,
+    readers: Readers,
+    rooms: Arc<Rooms>,
+    metrics: Arc<Metrics>,
+    content_bytes_max: usize,
+    /// Links by rising lane; few, read far more often than changed.
+    links: ArcSwap<Vec<Arc<Link>>>,
+    changing: Mutex<()>,
+    next_lane: AtomicU32,
+    stopping: AtomicBool,
+}
+
+/// One connection of one gateway.
+struct Link {
+    lane: Lane,
+    hello: Hello,
+    down: Arc<dyn Downlink>,
+    closed: AtomicBool,
+    /// Items dropped because this gateway was full.
+    lost: AtomicU64,
+}
+
+/// A gateway of the same id and a later start is linked already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("gateway {gateway} is linked already with the later epoch {epoch}")]
+pub(crate) struct Superseded {
+    gateway: GatewayId,
+    epoch: u64,
+}
+
+/// Whether a write sent now can succeed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Readiness {
+    /// No commit has failed.
+    pub store: bool,
+    /// The writer takes work.
+    pub writer: bool,
+    /// Gateways linked, in this process or over gRPC.
+    pub gateways: usize,
+}
+
+impl Readiness {
+    /// Store and writer are; gateways do not matter.
+    pub const fn is_ready(self) -> bool {
+        self.store && self.writer
+    }
+}
+
+impl Plane {
+    pub(crate) fn new(
+        writer: Writer,
+        readers: Readers,
+        rooms: Arc<Rooms>,
+        metrics: Arc<Metrics>,
+        content_bytes_max: usize,
+    ) -> Self {
+        let shared = Shared {
+            writer,
+            readers,
+            rooms,
+            metrics,
+            content_bytes_max,
+            links: ArcSwap::default(),
+            changing: Mutex::default(),
+            next_lane: AtomicU32::new(1),
+            stopping: AtomicBool::new(false),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    pub(crate) fn writer(&self) -> &Writer {
+        &self.shared.writer
+    }
+
+    pub(crate) fn readers(&self) -> &Readers {
+        &self.shared.readers
+    }
+
+    pub(crate) fn rooms(&self) -> &Rooms {
+        &self.shared.rooms
+    }
+
+    /// Links that are up.
+    pub(crate) fn gateways(&self) -> usize {
+        self.shared.links.load().len()
+    }
+
+    /// For `/readyz`.
+    pub fn readiness(&self) -> Readiness {
+        Readiness {
+            store: self.shared.writer.is_healthy(),
+            writer: !self.shared.stopping.load(Ordering::SeqCst),
+            gateways: self.gateways(),
+        }
+    }
+
+    /// From now on `/readyz` fails.
+    pub(crate) fn set_stopping(&self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets go of every gateway's way down.
+    pub(crate) fn forget_links(&self) {
+        let _changing = self.shared.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.links.store(Arc::default());
+    }
+
+    /// Refuses contents above the configured limit.
+    pub(crate) fn check_content(&self, content: &[u8]) -> Result<(), RequestError> {
+        self.shared.check_content(content)
+    }
+
+    /// To the members of a room that are online now, in one order for all of them.
+    pub fn publish(&self, room: RoomId, publish: Publish<'_>) -> Published {
+        let shared = &*self.shared;
+        let links = shared.links.load();
+        let published = shared.rooms.publish(room, publish, |lane, frame| {
+            let link = links.iter().find(|link| link.lane == lane);
+            link.is_some_and(|link| shared.give(link, Down::Room { room, frame }, "room_link_full"))
+        });
+        shared.metrics.room_publishes.inc();
+        shared.metrics.room_frames.inc_by(u64::from(published.gateways));
+        published
+    }
+
+    /// To every session that is online now; the number of gateways that took it is returned. `per_second` sessions of
+    /// each gateway; 0: its own pace.
+    pub fn push_all(&self, command: i32, content: &[u8], now_ms: i64, per_second: u32) -> u32 {
+        let message = body::Message {
+            command,
+            content,
+            created_at: now_ms / 1000,
+            created_at_ms: now_ms,
+            ..body::Message::default()
+        };
+        let frame: Bytes = message_frame(&message);
+        let shared = &*self.shared;
+        shared.metrics.push_all.inc();
+        let taken = |link: &&Arc<Link>| {
+            shared.give(link, Down::All { frame: frame.clone(), per_second }, "push_all_link_full")
+        };
+        let links = shared.links.load();
+        u32::try_from(links.iter().filter(taken).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Registers a link connection. Its gateway's earlier one is closed.
+    ///
+    /// # Errors
+    /// [`Superseded`] when a later life of the same gateway is linked.
+    pub(crate) fn link(&self, hello: Hello, down: Arc<dyn Downlink>) -> Result<LinkHandle, Superseded> {
+        let shared = &self.shared;
+        let changing = shared.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let links = shared.links.load_full();
+        let earlier = links.iter().find(|link| link.hello.gateway == hello.gateway);
+        if let Some(link) = earlier
+            && link.hello.epoch > hello.epoch
+        {
+            return Err(Superseded { gateway: hello.gateway, epoch: link.hello.epoch });
+        }
+        let lane = Lane(shared.next_lane.fetch_add(1, Ordering::Relaxed));
+        let link = Arc::new(Link {
+            lane,
+            hello,
+            down: Arc::clone(&down),
+            closed: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
+        });
+        let others = links.iter().filter(|link| link.hello.gateway != hello.gateway);
+        shared.links.store(Arc::new(others.cloned().chain([Arc::clone(&link)]).collect()));
+        if let Some(earlier) = earlier {
+            shared.close(earlier);
+        }
+        // Still under the lock: the writer learns of links in the order of their lanes.
+        if let Err(error) = shared.writer.submit(Command::GatewayUp { lane, hello, down }, ReplyTo::Nobody) {
+            // Its attaches will be refused as they come, and it will try again.
+            tracing::error!(%error, gateway = %hello.gateway, "the writer takes no gateway");
+        }
+        drop(changing);
+        shared.count_links();
+        shared.metrics.link_streams.inc();
+        tracing::info!(gateway = %hello.gateway, epoch = hello.epoch, lane = lane.0, "gateway linked");
+        Ok(LinkHandle { shared: Arc::downgrade(shared), link })
+    }
+}
+
+impl Control for Plane {
+    /// # Panics
+    /// When a later life of the same gateway is linked: two gateways of one process share an id.
+    fn connect(&self, hello: Hello, down: Arc<dyn Downlink>) -> Arc<dyn Uplink> {
+        Arc::new(self.link(hello, down).expect("a gateway in this process has an id of its own"))
+    }
+}
+
+impl Shared {
+    fn check_content(&self, content: &[u8]) -> Result<(), RequestError> {
+        if content.len() > self.content_bytes_max { Err(RequestError::ContentTooLarge) } else { Ok(()) }
+    }
+
+    /// Whether the gateway took it; if not, that is counted.
+    fn give(&self, link: &Link, item: Down, drop_reason: &'static str) -> bool {
+        let taken = link.down.deliver(&mut vec![item]).is_ok();
+        if !taken {
+            link.lost.fetch_add(1, Ordering::Relaxed);
+            self.metrics.drop_items(drop_reason, 1);
+        }
+        taken
+    }
+
+    fn close(&self, link: &Link) {
+        link.closed.store(true, Ordering::SeqCst);
+        self.rooms.forget(link.lane);
+    }
+
+    fn count_links(&self) {
+        self.metrics.links.set(self.links.load().len() as i64);
+    }
+
+    fn read_page(self: &Arc<Self>, link: &Arc<Link>, caller: Caller, tag: Tag, after: Seq, limit: u32) {
+        let to = (caller.session, caller.attach);
+        let (shared, of_read, of_tag) = (Arc::clone(self), Arc::clone(link), tag.clone());
+        let read = move |store: &dyn crate::store::Store| {
+            let limit = limit.min(limits::SYNC_LIMIT_MAX);
+            let page = store.page(caller.user, after, limit, limits::SYNC_PAGE_BYTES_MAX);
+            let result = page.map_err(RequestError::refusal);
+            shared.give(&of_read, Down::SyncDone { to, tag: of_tag, result }, "sync_link_full");
+        };
+        if let Err(error) = self.readers.submit(read) {
+            let refused = Down::SyncDone { to, tag, result: Err(error.refusal()) };
+            self.give(link, refused, "sync_link_full");
+        }
+    }
+
+    fn interest(&self, link: &Link, room: RoomId, shard: ShardId, members: u32) {
+        if self.rooms.interest(link.lane, room, shard, members).is_err() {
+            self.metrics.drop_items("rooms_full", 1);
+        }
+        // The link may have been closed, and its rooms forgotten, just before.
+        if link.closed.load(Ordering::SeqCst) {
+            self.rooms.forget(link.lane);
+        }
+    }
+
+    /// To the other gateways; each gives it to those of its own sessions that it is for.
+    fn signal(&self, from: &Link, signal: &Signal) {
+        let lanes = match signal.to {
+            SignalTarget::Room(room) => Some(self.rooms.lanes(room)),
+            SignalTarget::User(_) => None,
+        };
+        for link in self.links.load().iter().filter(|link| link.lane != from.lane) {
+            if lanes.as_ref().is_none_or(|lanes| lanes.contains(&link.lane))
+                && self.give(link, Down::Signal(signal.clone()), "signal_link_full")
+            {
+                self.metrics.signals.inc();
+            }
+        }
+    }
+}
+
+/// A gateway's way up; what a link connection submits to. It keeps nothing of control alive: after a stop it refuses.
+pub(crate) struct LinkHandle {
+    shared: Weak<Shared>,
+    link: Arc<Link>,
+}
+
+impl LinkHandle {
+    /// A newer connection of the same gateway took over.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.link.closed.load(Ordering::SeqCst)
+    }
+
+    /// The connection is gone. Its rooms are forgotten now, its routes when [`Self::forget_routes`] is called, unless the
+    /// gateway has linked again by then.
+    pub(crate) fn disconnect(&self) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let changing = shared.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let links = shared.links.load_full();
+        let others = links.iter().filter(|link| link.lane != self.link.lane);
+        shared.links.store(Arc::new(others.cloned().collect()));
+        drop(changing);
+        shared.close(&self.link);
+        shared.count_links();
+    }
+
+    /// Ends the lease. False: the writer is full, try again.
+    pub(crate) fn forget_routes(&self) -> bool {
+        let down = Command::GatewayDown { lane: self.link.lane };
+        let forgotten = self.shared.upgrade().map(|shared| shared.writer.submit(down, ReplyTo::Nobody));
+        forgotten != Some(Err(RequestError::Busy))
+    }
+}
+
+impl Uplink for LinkHandle {
+    fn submit(&self, _shard: ShardId, items: &mut Vec<Up>) -> Result<(), LinkFull> {
+        let shared = self.shared.upgrade().ok_or(LinkFull)?;
+        if self.is_closed() {
+            return Err(LinkFull);
+        }
+        let mut jobs: Vec<Job> = items.iter().filter_map(|item| shared.job(self.link.lane, item)).collect();
+        shared.writer.submit_many(&mut jobs).map_err(|_| LinkFull)?;
+        shared.metrics.link_up_items.inc_by(items.len() as u64);
+        for item in items.drain(..) {
+            shared.do_here(&self.link, item);
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// What the writer does about `item`; `None` when it is not the writer's, or refused right here.
+    fn job(&self, lane: Lane, item: &Up) -> Option<Job> {
+        let session = |caller: &Caller| SessionRef { lane, session: caller.session, attach: caller.attach };
+        let sender = |caller: &Caller| Sender {
+            user: caller.user,
+            device: caller.device,
+            session: Some(session(caller)),
+        };
+        let nobody = |command| Some(Job { command, reply_to: ReplyTo::Nobody });
+        let answered = |caller: &Caller, tag: &Tag, command| {
+            Some(Job { command, reply_to: ReplyTo::Session { session: session(caller), tag: tag.clone() } })
+        };
+        match item {
+            Up::SignIn { session, user, device, token, cursor: _, peer } => nobody(Command::Attach {
+                lane,
+                session: *session,
+                user: *user,
+                device: *device,
+                token: TokenHash::of(token),
+                peer: peer.clone(),
+            }),
+            Up::Announce { caller, cursor: _, peer } => nobody(Command::Announce {
+                session: session(caller),
+                user: caller.user,
+                device: caller.device,
+                peer: peer.clone(),
+            }),
+            Up::Detach { caller } => {
+                nobody(Command::Detach { session: session(caller), user: caller.user, device: caller.device })
+            }
+            Up::Send { content, .. } if self.check_content(content).is_err() => None,
+            Up::Send { caller, tag, client_message_id, to, command, content } => {
+                let send = Command::Send {
+                    sender: sender(caller),
+                    client_message_id: *client_message_id,
+                    to: *to,
+                    command: *command,
+                    content: content.clone(),
+                };
+                answered(caller, tag, send)
+            }
+            Up::Ack { caller, tag, seq } => {
+                answered(caller, tag, Command::Ack { sender: sender(caller), seq: *seq })
+            }
+            Up::Sync { .. } | Up::RoomInterest { .. } | Up::Signal(_) => None,
+        }
+    }
+
+    /// What is not the writer's.
+    fn do_here(self: &Arc<Self>, link: &Arc<Link>, item: Up) {
+        match item {
+            Up::Sync { caller, tag, after, limit } => self.read_page(link, caller, tag, after, limit),
+            Up::RoomInterest { room, shard, members } => self.interest(link, room, shard, members),
+            Up::Signal(signal) => self.signal(link, &signal),
+            Up::Send { caller, tag, content, .. } => {
+                if let Err(error) = self.check_content(&content) {
+                    let to = (caller.session, caller.attach);
+                    self.give(
+                        link,
+                        Down::SendDone { to, tag, result: Err(error.refusal()) },
+                        "send_link_full",
+                    );
+                }
+            }
+            Up::SignIn { .. } | Up::Announce { .. } | Up::Detach { .. } | Up::Ack { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! The control plane as one thing to start and stop: store, writer, readers, gRPC and HTTP listeners.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use gimbal_rpc::{
+    DESCRIPTORS,
+    link_v1::link_server::LinkServer,
+    v1::{
+        accounts_server::AccountsServer, admin_server::AdminServer, messages_server::MessagesServer,
+        rooms_server::RoomsServer,
+    },
+};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tonic::{
+    server::NamedService,
+    transport::server::{Router, Server, TcpIncoming},
+};
+use tonic_health::server::HealthReporter;
+use tower_layer::Stack;
+
+use crate::{
+    clock,
+    code::Codes,
+    config::{Checked, Limits},
+    http::{self, ExtraMetrics, Pages},
+    layer::CallLayer,
+    link_server::{self, LinkLimits, LinkService},
+    log::EmbeddedLog,
+    metrics::{Metrics, Sample, Value},
+    plane::Plane,
+    reader::Readers,
+    room::Rooms,
+    service::Services,
+    store::{
+        Store,
+        rocks::{OpenError, RocksOptions, RocksStore},
+    },
+    writer::{self, Writer},
+};
+
+/// Largest request: a push of one content to 512 users, with room for what is added later.
+const REQUEST_BYTES_MAX: usize = 256 << 10;
+/// A client that answers no ping is taken as gone after this and as long again.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// Calls at a time on one connection.
+const STREAMS_MAX: u32 = 1024;
+/// Flow-control windows: one burst of a gateway.
+const WINDOW_BYTES: u32 = 4 << 20;
+/// How often a stop looks whether the store is still in use.
+const CLOSE_INTERVAL: Duration = Duration::from_millis(2);
+/// How often health follows the store.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Why the control plane does not start; each text names what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener's address is taken or not ours.
+    #[error("control.{key}: cannot listen on {address}: {cause}")]
+    Bind {
+        /// The key below `[control]`.
+        key: &'static str,
+        /// As configured.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// The data directory is locked, damaged, of a newer schema, or cannot be written.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The code issuer's file cannot be opened.
+    #[error("control.code_issuer: cannot open the file: {0}")]
+    CodeIssuer(#[source] io::Error),
+    /// The system gives no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
+    /// The reflection service does not understand our own descriptors.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// A running control plane. Dropping it stops listeners without waiting; [`ControlServer::stop`] is the orderly way.
+pub struct ControlServer {
+    plane: Arc<Plane>,
+    store: Arc<dyn Store>,
+    warnings: Vec<String>,
+    grpc_address: SocketAddr,
+    http_address: SocketAddr,
+    extra_metrics: Arc<OnceLock<ExtraMetrics>>,
+    health: HealthReporter,
+    stop: watch::Sender<bool>,
+    stop_http: watch::Sender<bool>,
+    grpc: JoinHandle<Result<(), tonic::transport::Error>>,
+    http: JoinHandle<io::Result<()>>,
+}
+
+impl ControlServer {
+    /// Binds both listeners, opens the store, and serves. Needs a Tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running.
+    pub async fn start(checked: Checked) -> Result<Self, StartError> {
+        let config = &checked.config;
+        for warning in &checked.warnings {
+            tracing::warn!("{warning}");
+        }
+        let (grpc_listener, grpc_address) = bind("grpc_listen", config.grpc_listen).await?;
+        let (http_listener, http_address) = bind("http_listen", config.http_listen).await?;
+        let codes = Arc::new(Codes::open(&checked).map_err(StartError::CodeIssuer)?);
+        let store = open_store(&checked).await?;
+        let control_epoch = store.control_epoch();
+        let (plane, metrics) = plane(Arc::clone(&store), &config.limits)?;
+        let services = Services {
+            plane: Arc::clone(&plane),
+            keys: checked.keys,
+            codes,
+            token_lifetime: config.token_lifetime,
+        };
+
+        let stop = watch::Sender::new(false);
+        let link = LinkService {
+            plane: Arc::clone(&plane),
+            keys: checked.keys,
+            metrics: Arc::clone(&metrics),
+            limits: link_limits(&config.limits),
+            control_epoch,
+            stop: stop.subscribe(),
+        };
+        let (health, router) =
+            router(services, link, CallLayer::new(Arc::clone(&metrics), control_epoch)).await?;
+        let incoming = TcpIncoming::from(grpc_listener).with_nodelay(Some(true));
+        let grpc = tokio::spawn(router.serve_with_incoming_shutdown(incoming, raised(stop.subscribe())));
+
+        let extra_metrics = Arc::new(OnceLock::new());
+        let pages = Pages { plane: Arc::clone(&plane), metrics, extra: Arc::clone(&extra_metrics) };
+        let stop_http = watch::Sender::new(false);
+        let serving = axum::serve(http_listener, http::router(pages))
+            .with_graceful_shutdown(raised(stop_http.subscribe()));
+        let http = tokio::spawn(async move { serving.await });
+        tokio::spawn(follow_health(Arc::clone(&plane), health.clone(), stop.subscribe()));
+
+        tracing::info!(%grpc_address, %http_address, data_dir = %config.data_dir.display(), control_epoch, "control up");
+        Ok(Self {
+            plane,
+            store,
+            warnings: checked.warnings,
+            grpc_address,
+            http_address,
+            extra_metrics,
+            health,
+            stop,
+            stop_http,
+            grpc,
+            http,
+        })
+    }
+
+    /// The control plane for a gateway in this process.
+    pub fn plane(&self) -> Arc<Plane> {
+        Arc::clone(&self.plane)
+    }
+
+    /// Where gRPC listens; the real port when 0 was configured.
+    pub const fn grpc_address(&self) -> SocketAddr {
+        self.grpc_address
+    }
+
+    /// Where /healthz, /readyz and /metrics are.
+    pub const fn http_address(&self) -> SocketAddr {
+        self.http_address
+    }
+
+    /// What whoever started this must know, one line each; also in the log.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Adds a part to the metrics page, once: text in OpenMetrics form, appended at each scrape. A second call is ignored.
+    pub fn add_metrics(&self, extra: ExtraMetrics) {
+        let _ = self.extra_metrics.set(extra);
+    }
+
+    /// Stops in order: readiness fails, links and calls end (within `deadline`, then they are cut), the writer finishes
+    /// what it took, and the store closes, unless somebody still holds [`Self::plane`] or a link of it. What was
+    /// acknowledged is durable in any case.
+    pub async fn stop(self, deadline: Duration) {
+        let Self { plane, store, health, stop, stop_http, mut grpc, mut http, .. } = self;
+        plane.set_stopping();
+        set_health(&health, false).await;
+        stop.send_replace(true);
+        if tokio::time::timeout(deadline, &mut grpc).await.is_err() {
+            tracing::warn!(deadline_ms = deadline.as_millis() as u64, "calls were cut at the deadline");
+            grpc.abort();
+        }
+        let writer = plane.writer().clone();
+        if tokio::task::spawn_blocking(move || writer.stop()).await.is_err() {
+            tracing::error!("the writer did not stop");
+        }
+        stop_http.send_replace(true);
+        if tokio::time::timeout(deadline, &mut http).await.is_err() {
+            http.abort();
+        }
+        plane.forget_links();
+        drop(plane);
+        if tokio::time::timeout(deadline, unshared(&store)).await.is_err() {
+            tracing::warn!("the store is still in use");
+        }
+        // The last reference closes the engine, which takes a while.
+        let _ = tokio::task::spawn_blocking(move || drop(store)).await;
+        tracing::info!("control stopped");
+    }
+}
+
+async fn bind(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |cause| StartError::Bind { key, address, cause };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+async fn open_store(checked: &Checked) -> Result<Arc<dyn Store>, StartError> {
+    let path = checked.config.data_dir.clone();
+    let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+    let options = RocksOptions {
+        block_cache_bytes: bytes(checked.config.store.block_cache),
+        write_buffer_bytes: bytes(checked.config.store.write_buffer),
+    };
+    let opening = tokio::task::spawn_blocking(move || RocksStore::open(&path, options));
+    Ok(Arc::new(opening.await.expect("opening a store does not panic")?))
+}
+
+fn plane(store: Arc<dyn Store>, limits: &Limits) -> Result<(Arc<Plane>, Arc<Metrics>), StartError> {
+    let log = Box::new(EmbeddedLog::new(Arc::clone(&store)));
+    let readers = Readers::start(&store, limits.reads_max).map_err(StartError::Thread)?;
+    let rooms = Arc::new(Rooms::new(store.control_epoch(), limits.rooms_max));
+    let writer = Writer::start(store, log, writer::Limits::default(), Box::new(clock::now_ms))
+        .map_err(StartError::Thread)?;
+    let mut metrics = Metrics::new();
+    let (of_writer, of_readers, of_rooms) = (writer.clone(), readers.clone(), Arc::clone(&rooms));
+    metrics.read_from(Arc::new(move || samples(&of_writer, &of_readers, &of_rooms)));
+    let metrics = Arc::new(metrics);
+    let content_bytes_max = usize::try_from(limits.content_bytes_max.as_u64()).unwrap_or(usize::MAX);
+    let plane = Plane::new(writer, readers, rooms, Arc::clone(&metrics), content_bytes_max);
+    Ok((Arc::new(plane), metrics))
+}
+
+fn samples(writer: &Writer, readers: &Readers, rooms: &Rooms) -> Vec<Sample> {
+    let counters = writer.counters();
+    let (sessions, users, gateways) = counters.online.get();
+    let (queued, queued_bytes) = writer.queued();
+    let counter = |name, help, value| Sample { name, help, value: Value::Counter(value) };
+    let gauge = |name, help, value: u64| Sample { name, help, value: Value::Gauge(value as i64) };
+    vec![
+        counter("commands", "Commands executed or refused", counters.commands.get()),
+        counter("batches", "Batches of commands", counters.batches.get()),
+        counter("commits", "Commits, each one synced write", counters.commits.get()),
+        counter("wal_syncs", "Syncs of the write-ahead log", writer.store().wal_syncs()),
+        counter("sends", "Messages stored; each mailbox counts", counters.sends.get()),
+        counter("duplicates", "Repeated sends that were recognised", counters.duplicates.get()),
+        counter("deliveries", "Targets handed to gateways", counters.deliveries.get()),
+        counter("takeovers", "Sessions ended by a newer sign-in", counters.takeovers.get()),
+        counter(
+            "writer_link_full",
+            "Items of the writer lost at a full or broken link",
+            counters.link_full.get(),
+        ),
+        counter("writer_queue_full", "Submits refused at the writer's queue", counters.queue_full.get()),
+        Sample {
+            name: "refused",
+            help: "Commands refused, by reason",
+            value: Value::Reasons(counters.refused().collect()),
+        },
+        gauge("sessions", "Sessions online", sessions),
+        gauge("users_online", "Users with a session", users),
+        gauge("gateways", "Gateways with routes", gateways),
+        gauge("rooms", "Rooms with members", rooms.len() as u64),
+        gauge("writer_queue_commands", "Commands that wait for the writer", queued as u64),
+        gauge("writer_queue_bytes", "Bytes that wait for the writer", queued_bytes as u64),
+        gauge("reader_queue", "Reads that wait for a reader thread", readers.queued() as u64),
+        gauge("store_healthy", "1 until a commit fails", u64::from(writer.is_healthy())),
+    ]
+}
+
+fn link_limits(limits: &Limits) -> LinkLimits {
+    LinkLimits {
+        items_max: limits.link_items_max,
+        bytes_max: usize::try_from(limits.link_bytes_max.as_u64()).unwrap_or(usize::MAX),
+        lease: limits.gateway_lease,
+    }
+}
+
+type Layers = Stack<CallLayer, tower_layer::Identity>;
+
+async fn router(
+    services: Services,
+    link: LinkService,
+    layer: CallLayer,
+) -> Result<(HealthReporter, Router<Layers>), StartError> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    set_health(&reporter, true).await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // A server without a link key refuses every gateway, so the service need not be there.
+    let link = link.keys.link.is_some().then(|| {
+        LinkServer::new(link)
+            .max_decoding_message_size(link_server::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(link_server::MESSAGE_BYTES_MAX)
+    });
+    let router = Server::builder()
+        .layer(layer)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_MAX)
+        .add_service(AccountsServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(MessagesServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(RoomsServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(AdminServer::new(services).max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_optional_service(link)
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    Ok((reporter, router))
+}
+
+async fn set_health(health: &HealthReporter, serving: bool) {
+    let status =
+        if serving { tonic_health::ServingStatus::Serving } else { tonic_health::ServingStatus::NotServing };
+    let names = [
+        "",
+        <AccountsServer<Services> as NamedService>::NAME,
+        <MessagesServer<Services> as NamedService>::NAME,
+        <RoomsServer<Services> as NamedService>::NAME,
+        <AdminServer<Services> as NamedService>::NAME,
+    ];
+    for name in names {
+        health.set_service_status(name, status).await;
+    }
+}
+
+/// Tells health checkers once the store refuses work; that lasts until a restart.
+async fn follow_health(plane: Arc<Plane>, health: HealthReporter, stop: watch::Receiver<bool>) {
+    let mut stop = std::pin::pin!(raised(stop));
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(HEALTH_INTERVAL) => {}
+            () = &mut stop => return,
+        }
+        if !plane.readiness().is_ready() {
+            set_health(&health, false).await;
+            return;
+        }
+    }
+}
+
+/// Returns when the last of tasks and threads has let go of the store.
+async fn unshared(store: &Arc<dyn Store>) {
+    while Arc::strong_count(store) > 1 {
+        tokio::time::sleep(CLOSE_INTERVAL).await;
+    }
+}
+
+/// Returns when the flag is raised or its owner is gone.
+async fn raised(mut flag: watch::Receiver<bool>) {
+    let _ = flag.wait_for(|raised| *raised).await;
+}

@@ -1,0 +1,70 @@
+//! The gRPC handlers: convert, delegate, convert. What a request may hold is checked here, once; rules about state are the
+//! executor's.
+
+pub(crate) mod accounts;
+pub(crate) mod admin;
+pub(crate) mod messages;
+pub(crate) mod rooms;
+
+use std::{sync::Arc, time::Duration};
+
+use gimbal_codec::{DeviceId, UserId};
+use tonic::metadata::MetadataMap;
+
+use crate::{
+    clock,
+    code::Codes,
+    command::{Command, Reply},
+    credential::{DeviceCredential, Keys, Role},
+    error::RequestError,
+    plane::Plane,
+    sign_in,
+};
+
+/// What every handler needs.
+#[derive(Clone)]
+pub(crate) struct Services {
+    pub(crate) plane: Arc<Plane>,
+    pub(crate) keys: Keys,
+    pub(crate) codes: Arc<Codes>,
+    pub(crate) token_lifetime: Duration,
+}
+
+impl Services {
+    /// A backend, an administrator or a gateway by its key.
+    fn role(&self, role: Role, metadata: &MetadataMap) -> Result<(), RequestError> {
+        self.keys.check(role, metadata)
+    }
+
+    /// A device by its token, checked against a snapshot.
+    async fn device(&self, metadata: &MetadataMap) -> Result<(UserId, DeviceId), RequestError> {
+        let DeviceCredential { user, device, token } = DeviceCredential::parse(metadata)?;
+        let now_ms = clock::now_ms();
+        let check = move |store: &dyn crate::store::Store| {
+            sign_in::authenticate(&*store.snapshot(), user, device, &token, now_ms)
+        };
+        self.plane.readers().call(check).await?;
+        Ok((user, device))
+    }
+
+    async fn call(&self, command: Command) -> Result<Reply, RequestError> {
+        self.plane.writer().call(command).await
+    }
+
+    fn token_expiry_ms(&self, now_ms: i64) -> i64 {
+        let lifetime = i64::try_from(self.token_lifetime.as_millis()).unwrap_or(i64::MAX);
+        now_ms.saturating_add(lifetime)
+    }
+}
+
+/// The writer answered another question than was asked.
+///
+/// # Panics
+/// Always: it is our fault; the layer ends the call and counts it.
+fn mismatch(reply: &Reply) -> ! {
+    panic!("the writer answered {reply:?} to another question")
+}
+
+fn bad(field: &'static str, rule: &'static str) -> RequestError {
+    RequestError::BadRequest { field, rule }
+}

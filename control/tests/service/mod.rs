@@ -1,0 +1,9 @@
+//! A started control server, called over real sockets as backends, devices, administrators and gateways call it.
+
+#![expect(clippy::unwrap_used, reason = "a failed expectation is what a test is for")]
+
+mod calls;
+mod link;
+mod pages;
+mod refusals;
+mod rig;
