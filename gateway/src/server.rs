@@ -21,8 +21,10 @@ use crate::session::Limits;
 use crate::shard::{Clock, Inbox, Peers, Setup, Shard};
 use crate::transport::tcp::{ListenOptions, listen};
 
-/// glommio's own tasks and input get their share this often while a shard is busy.
-const PREEMPT_TIMER: Duration = Duration::from_millis(1);
+/// Never: a shard yields by its own clock. glommio 0.9 goes to sleep with runnable tasks when this timer fires between its
+/// poll of the rings and its run of the task queues (`run_task_queues` then answers that nothing ran), which a thread that
+/// loses its core for as long as a short timer meets within seconds.
+const PREEMPT_TIMER: Duration = Duration::from_secs(24 * 3600);
 
 /// Registered buffers of glommio's rings, which own no sockets here: no more than it needs to start.
 const GLOMMIO_IO_BYTES: usize = 64 << 10;
@@ -184,7 +186,9 @@ impl Server {
                 match Shard::new(setup) {
                     Ok(shard) => {
                         let _ = tell.send(Ok(()));
+                        let pulse = glommio::spawn_local(pulse());
                         shard.run().await;
+                        pulse.cancel().await;
                     }
                     Err(error) => {
                         let _ = tell.send(Err(error));
@@ -240,6 +244,12 @@ impl Drop for EndOfShard {
             std::process::abort();
         }
         self.has_ended.store(true, Ordering::Release);
+    }
+}
+
+async fn pulse() {
+    loop {
+        glommio::timer::sleep(PULSE).await;
     }
 }
 
