@@ -4,6 +4,7 @@ mod admin;
 mod client;
 mod config;
 mod control;
+mod doctor;
 mod gateway;
 mod inspect;
 mod load;
@@ -41,6 +42,8 @@ enum Verb {
     /// Measure a server under load, with a ledger that finds loss, duplicates and reordering.
     #[command(subcommand)]
     Load(load::Verb),
+    /// Tell what this machine lacks for a gateway, and how to mend it.
+    Doctor(doctor::Args),
     /// Print the default configuration, or check a file.
     #[command(subcommand)]
     Config(config::Verb),
@@ -56,6 +59,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Admin(args) => admin::run(args),
         Verb::Inspect(verb) => inspect::run(verb),
         Verb::Load(verb) => load::run(verb),
+        Verb::Doctor(args) => doctor::run(args),
         Verb::Config(verb) => config::run(verb),
     }
 }
@@ -64,7 +68,13 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct GrpcArgs {
     /// Address of control's gRPC port
-    #[arg(long, env = "GIMBAL_GRPC", default_value = "http://127.0.0.1:8010", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "GIMBAL_GRPC",
+        default_value = "http://127.0.0.1:8010",
+        value_name = "URL"
+    )]
     pub(crate) grpc: String,
 }
 
@@ -72,10 +82,10 @@ pub(crate) struct GrpcArgs {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct KeyArgs {
     /// Key of a backend or administrator [default: the development key]
-    #[arg(long, env = "GIMBAL_KEY", hide_env_values = true, value_name = "KEY")]
+    #[arg(long, global = true, env = "GIMBAL_KEY", hide_env_values = true, value_name = "KEY")]
     pub(crate) key: Option<String>,
     /// File whose first line is the key
-    #[arg(long, env = "GIMBAL_KEY_FILE", conflicts_with = "key", value_name = "FILE")]
+    #[arg(long, global = true, env = "GIMBAL_KEY_FILE", conflicts_with = "key", value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
 }
 
@@ -125,6 +135,8 @@ mod tests {
             "serve --config gimbal.toml --data /var/lib/gimbal --shards 2",
             "gateway --control http://127.0.0.1:8010 --link-key-file key",
             "control --data data --grpc-listen 127.0.0.1:8010",
+            "doctor --json",
+            "inspect store data --cf mailbox --limit 10",
             "config default",
             "config check gimbal.toml",
             "client listen --phone 13800000001",
@@ -136,6 +148,7 @@ mod tests {
             "client room count 7 8",
             "admin sessions --json",
             "admin --json sessions --user 3",
+            "admin sessions --grpc 127.0.0.1:9010 --key k",
             "admin kick --user 10000 --device 10001",
             "admin push --users 1,2 --text x",
             "admin push --all --text x",
@@ -157,9 +170,14 @@ mod tests {
 
     #[test]
     fn senseless_lines_are_refused() {
-        for line in
-            ["", "fly", "admin push --text x", "admin push --all --users 1 --text x", "load steady --rate x"]
-        {
+        for line in [
+            "",
+            "fly",
+            "admin push --text x",
+            "admin push --all --users 1 --text x",
+            "load steady --rate x",
+            "inspect store d --cf x",
+        ] {
             let words = std::iter::once("gimbal").chain(line.split(' ').filter(|word| !word.is_empty()));
             assert!(Cli::try_parse_from(words).is_err(), "{line}");
         }

@@ -7,6 +7,8 @@
 
 mod mailbox;
 mod reader;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::{

@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod ledger;
 pub mod load;
 pub mod node;
+pub mod output;
 pub mod proc;
 pub mod report;
 pub mod scenario;

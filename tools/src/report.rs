@@ -141,7 +141,7 @@ pub fn write_json(path: &Path, report: &impl Serialize) -> Result<()> {
     let mut line = serde_json::to_string(report).context("the report does not become JSON")?;
     line.push('\n');
     if path == Path::new("-") {
-        print!("{line}");
+        crate::output::print(format_args!("{line}"));
         return Ok(());
     }
     fs::write(path, line).with_context(|| format!("cannot write {}", path.display()))

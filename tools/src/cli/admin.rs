@@ -93,9 +93,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
                 let sessions = list(&api, credential, user, limit).await?;
                 match args.json {
                     true => {
-                        println!("{}", Value::from(sessions.iter().map(session_json).collect::<Vec<_>>()))
+                        gimbal::say!("{}", Value::from(sessions.iter().map(session_json).collect::<Vec<_>>()))
                     }
-                    false => print!("{}", table(&sessions)),
+                    false => gimbal::output::print(format_args!("{}", table(&sessions))),
                 }
             }
             Verb::Kick { user, device } => {
@@ -115,8 +115,8 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
 
 fn show(is_json: bool, value: Value, text: &str) {
     match is_json {
-        true => println!("{value}"),
-        false => println!("{text}"),
+        true => gimbal::say!("{value}"),
+        false => gimbal::say!("{text}"),
     }
 }
 
@@ -205,16 +205,18 @@ async fn push_to_users(api: &Api, credential: Credential, what: Push, is_json: b
             .iter()
             .map(|user| json!({ "user": user.user_id, "seq": user.seq, "reason": user.reason }))
             .collect();
-        println!("{}", json!({ "message_id": reply.message_id, "users": users }));
+        gimbal::say!("{}", json!({ "message_id": reply.message_id, "users": users }));
     } else {
         for user in &reply.users {
             match user.reason.as_str() {
-                "" if user.seq == 0 => println!("user {}: passed on", user.user_id),
-                "" => println!(
+                "" if user.seq == 0 => gimbal::say!("user {}: passed on", user.user_id),
+                "" => gimbal::say!(
                     "user {}: stored as seq {} (message id {})",
-                    user.user_id, user.seq, reply.message_id
+                    user.user_id,
+                    user.seq,
+                    reply.message_id
                 ),
-                reason => println!("user {}: {reason}", user.user_id),
+                reason => gimbal::say!("user {}: {reason}", user.user_id),
             }
         }
     }
@@ -240,9 +242,9 @@ async fn stats(api: &Api, credential: Credential, is_json: bool) -> Result<()> {
     if is_json {
         let object: serde_json::Map<String, Value> =
             rows.iter().map(|&(name, value)| (name.to_owned(), value.into())).collect();
-        println!("{}", Value::Object(object));
+        gimbal::say!("{}", Value::Object(object));
     } else {
-        rows.iter().for_each(|(name, value)| println!("{name:<14} {value}"));
+        rows.iter().for_each(|(name, value)| gimbal::say!("{name:<14} {value}"));
     }
     Ok(())
 }

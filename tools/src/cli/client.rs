@@ -5,7 +5,7 @@ mod listen;
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use gimbal::{
     client::{Client, ClientError, Events, Message},
     clock::time_of_day,
@@ -147,16 +147,17 @@ async fn send(device: &mut Device, to: UserId, command: i32, id: Option<u64>, te
                 eprintln!("no answer; the same message again");
                 tokio::time::sleep(std::time::Duration::from_millis(200)).await;
             }
+            Err(error @ ClientError::Refused { .. }) => bail!("message {id} to user {to}: {error}"),
             other => {
-                break other
-                    .with_context(|| format!("message {id} to user {to} is not known to be stored"))?;
+                break other.with_context(|| format!("message {id} to user {to} may be stored or not"))?;
             }
         }
     };
     let again = if result.duplicate { ", stored before" } else { "" };
-    println!(
+    gimbal::say!(
         "stored as seq {} (message id {}, client message id {id}{again})",
-        result.seq, result.message_id
+        result.seq,
+        result.message_id
     );
     Ok(())
 }
@@ -194,13 +195,13 @@ async fn sync(args: DeviceArgs, after: u64, limit: u64) -> Result<ExitCode> {
         let wanted = left.min(u64::from(SYNC_LIMIT_MAX)) as u32;
         let page = client.sync(cursor, wanted).await.context("sync")?;
         if page.trimmed_to > cursor {
-            println!("messages up to seq {} are no longer kept", page.trimmed_to);
+            gimbal::say!("messages up to seq {} are no longer kept", page.trimmed_to);
         }
-        page.messages.iter().for_each(|message| println!("{}", line(message)));
+        page.messages.iter().for_each(|message| gimbal::say!("{}", line(message)));
         left -= page.messages.len() as u64;
         cursor = page.messages.last().map_or(cursor, |message| message.seq);
         if !page.has_more || page.messages.is_empty() || left == 0 {
-            println!("latest seq {}", page.latest);
+            gimbal::say!("latest seq {}", page.latest);
             return Ok(ExitCode::SUCCESS);
         }
     }
@@ -210,7 +211,7 @@ async fn publish(grpc: &GrpcArgs, key: &KeyArgs, command: i32, room: u64, text: 
     let mut rooms = Api::connect(&grpc.grpc).await?.rooms(Credential::bearer(&key.read()?)?);
     let request = PublishRequest { room_id: room, command, content: text.into() };
     let reply = rooms.publish(request).await.map_err(|status| explain("publish", &status))?.into_inner();
-    println!("published as {}.{} to {} gateways", reply.room_epoch, reply.room_seq, reply.gateways);
+    gimbal::say!("published as {}.{} to {} gateways", reply.room_epoch, reply.room_seq, reply.gateways);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -219,7 +220,7 @@ async fn count(grpc: &GrpcArgs, key: &KeyArgs, rooms: Vec<u64>) -> Result<ExitCo
     let reply =
         api.count(CountRequest { room_ids: rooms }).await.map_err(|status| explain("count", &status))?;
     for room in reply.into_inner().rooms {
-        println!("room {}: {} members", room.room_id, room.members);
+        gimbal::say!("room {}: {} members", room.room_id, room.members);
     }
     Ok(ExitCode::SUCCESS)
 }

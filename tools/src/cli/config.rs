@@ -22,14 +22,14 @@ pub(crate) enum Verb {
 
 pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
-        Verb::Default => print!("{DEFAULT_TOML}"),
+        Verb::Default => gimbal::output::print(format_args!("{DEFAULT_TOML}")),
         Verb::Check { file, dev } => {
             let config = Config::read(&file)?;
             config.check_bounds()?;
             for warning in config.control.check(dev)?.warnings {
-                println!("warning: {warning}");
+                gimbal::say!("warning: {warning}");
             }
-            println!("{} is valid", file.display());
+            gimbal::say!("{} is valid", file.display());
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use gimbal::{
     config::{CommonFlags, Config, ControlFlags, Flags},
     node::{Stop, run_control, start_control, start_log},
+    output::tell,
 };
 
 use super::server_runtime;
@@ -25,12 +26,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     server_runtime()?.block_on(async {
         let stop = Stop::new()?;
         let control = start_control(config, dev).await.context("control does not start")?;
-        println!(
-            "gimbal control is running\n  gRPC  {}\n  HTTP  {}",
-            control.grpc_address(),
-            control.http_address()
-        );
-        control.warnings().iter().for_each(|warning| println!("  WARNING {warning}"));
+        let (grpc, http) = (control.grpc_address(), control.http_address());
+        tell(&format!("gimbal control is running\n  gRPC  {grpc}\n  HTTP  {http}\n"));
+        control.warnings().iter().for_each(|warning| tell(&format!("  WARNING {warning}\n")));
         run_control(control, stop).await;
         Ok(ExitCode::SUCCESS)
     })

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use gimbal::{
     config::{CommonFlags, Config, EdgeFlags, Flags, GatewayFlags},
     node::{EdgeNode, Stop, start_log},
+    output::tell,
 };
 
 use super::server_runtime;
@@ -29,11 +30,11 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         let stop = Stop::new()?;
         let (drain_over, control) = (config.process.drain_over, config.edge.control.clone());
         let node = EdgeNode::start(config, dev).await.context("the gateway does not start")?;
-        println!(
-            "gimbal gateway is running\n  TCP   {}\n  HTTP  {}\n  control at {control}",
+        tell(&format!(
+            "gimbal gateway is running\n  TCP   {}\n  HTTP  {}\n  control at {control}\n",
             node.gateway().local_addr(),
             node.http_address(),
-        );
+        ));
         node.run(stop, drain_over).await
     })?;
     Ok(ExitCode::SUCCESS)

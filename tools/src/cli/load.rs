@@ -201,7 +201,7 @@ impl Aim {
             write_json(path, report)?;
         }
         if self.json.as_deref() != Some(std::path::Path::new("-")) {
-            println!("{text}");
+            gimbal::say!("{text}");
         }
         Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use gimbal::{
     config::{CommonFlags, Config, ControlFlags, Flags, GatewayFlags},
     node::{Node, Stop, start_log},
+    output::tell,
 };
 
 use super::server_runtime;
@@ -30,7 +31,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         let stop = Stop::new()?;
         let (drain_over, data_dir) = (config.process.drain_over, config.control.data_dir.clone());
         let node = Node::start(config, dev).await.context("gimbal does not start")?;
-        print!("{}", banner(&node, &data_dir.display().to_string()));
+        tell(&banner(&node, &data_dir.display().to_string()));
         node.run(stop, drain_over).await
     })?;
     Ok(ExitCode::SUCCESS)

@@ -28,11 +28,19 @@ pub(super) struct Reader {
     decoder: Decoder,
     chunk: Vec<u8>,
     incoming: VecDeque<Incoming>,
+    /// Bytes after `incoming` that are not in the protocol.
+    broken: Option<DecodeError>,
 }
 
 impl Reader {
     pub(super) fn new(half: OwnedReadHalf) -> Self {
-        Self { half, decoder: Decoder::new(), chunk: vec![0; READ_BYTES], incoming: VecDeque::new() }
+        Self {
+            half,
+            decoder: Decoder::new(),
+            chunk: vec![0; READ_BYTES],
+            incoming: VecDeque::new(),
+            broken: None,
+        }
     }
 
     /// Data of the answer to the sign-in.
@@ -81,9 +89,12 @@ impl Reader {
             if let Some(incoming) = self.incoming.pop_front() {
                 return Ok(incoming);
             }
+            if let Some(error) = self.broken {
+                return Err(error.into());
+            }
             match self.half.read(&mut self.chunk).await {
                 Ok(0) => return Err(ClientError::Closed(lost("closed without a reason"))),
-                Ok(bytes) => self.take(bytes)?,
+                Ok(bytes) => self.broken = self.take(bytes).err(),
                 Err(error) => return Err(ClientError::Closed(lost(&error.to_string()))),
             }
         }

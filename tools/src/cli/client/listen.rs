@@ -74,10 +74,10 @@ async fn one_connection(
     {
         return after(error);
     }
-    println!("user {} device {} listening", device.user(), device.device());
+    gimbal::say!("user {} device {} listening", device.user(), device.device());
     if !rooms.is_empty() {
         let rooms: Vec<String> = rooms.iter().map(RoomId::to_string).collect();
-        println!("in room {}", rooms.join(", "));
+        gimbal::say!("in room {}", rooms.join(", "));
     }
     while *left > 0 {
         match mailbox.next().await {
@@ -97,22 +97,22 @@ async fn one_connection(
 async fn take(device: &mut Device, mailbox: &Mailbox, item: Item) -> Result<bool> {
     match item {
         Item::Message(message) => {
-            println!("{}", line(&message));
+            gimbal::say!("{}", line(&message));
             device.save_cursor(message.seq)?;
             // The answer would only repeat it; a lost acknowledgement is made good by the next.
             let _ = mailbox.client().begin_ack(message.seq).await;
             return Ok(true);
         }
         Item::Room(_, message) | Item::Unstored(message) => {
-            println!("{}", line(&message));
+            gimbal::say!("{}", line(&message));
             return Ok(true);
         }
         Item::Trimmed(seq) => {
-            println!("messages up to seq {seq} are no longer kept");
+            gimbal::say!("messages up to seq {seq} are no longer kept");
             device.save_cursor(seq)?;
         }
         Item::Other(Event::Signal { from_user, command, content, .. }) => {
-            println!("signal from user {from_user}  command {command}  {}", printable(&content));
+            gimbal::say!("signal from user {from_user}  command {command}  {}", printable(&content));
         }
         Item::Other(other) => eprintln!("{other:?}"),
     }
