@@ -1,0 +1,454 @@
+//! Everything that can be asked of the writer thread, and its answers.
+//!
+//! Arguments carry every random value and hash, so that the executor needs none; time comes with the batch.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+/// Longest content of a message: with its envelope it fits a frame.
+pub use gimbal_codec::limits::CONTENT_BYTES_MAX;
+use gimbal_codec::{Attach, ClientMessageId, DeviceId, GatewayId, MessageId, Seq, SessionKey, UserId};
+use gimbal_rpc::link::{Downlink, Hello, SendResult, Tag};
+use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
+
+use crate::error::RequestError;
+
+/// Most users of one push: it is executed within one batch.
+pub const PUSH_USERS_MAX: usize = 512;
+/// Longest phone number: E.164 has 15 digits; the rest is room for private numbering.
+pub const PHONE_BYTES_MAX: usize = 32;
+/// Longest idempotency key.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 64;
+/// Longest text of each field of [`DeviceInfo`].
+pub const DEVICE_TEXT_BYTES_MAX: usize = 256;
+/// Most sessions of one page of [`Command::ListSessions`].
+pub const SESSIONS_PAGE_MAX: usize = 1000;
+
+/// SHA-256 of a token; the token itself is never stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct TokenHash([u8; 32]);
+
+impl TokenHash {
+    /// Of a token as the client holds it.
+    pub fn of(token: &[u8]) -> Self {
+        Self(Sha256::digest(token).into())
+    }
+
+    /// As it stands on disk.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// As it stands on disk.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenHash(..)")
+    }
+}
+
+/// A caller's key for one write: 1 to [`IDEMPOTENCY_KEY_BYTES_MAX`] bytes. All methods share one space of keys.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IdempotencyKey(Box<str>);
+
+impl IdempotencyKey {
+    /// `Ok(None)` for the empty text: the caller wants none.
+    ///
+    /// # Errors
+    /// [`RequestError::BadRequest`] when the key is too long.
+    pub fn parse(text: &str) -> Result<Option<Self>, RequestError> {
+        match text.len() {
+            0 => Ok(None),
+            1..=IDEMPOTENCY_KEY_BYTES_MAX => Ok(Some(Self(text.into()))),
+            _ => Err(RequestError::BadRequest { field: "idempotency_key", rule: "must be at most 64 bytes" }),
+        }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What a device says of itself; each text at most [`DEVICE_TEXT_BYTES_MAX`] bytes (the executor refuses longer ones).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DeviceInfo {
+    /// A device made earlier; `None` makes one.
+    pub id: Option<DeviceId>,
+    /// `gimbal.v1.DeviceKind`.
+    pub kind: i32,
+    /// Maker.
+    pub brand: String,
+    /// Model.
+    pub model: String,
+    /// Version of the operating system.
+    pub system_version: String,
+    /// Version of the client library.
+    pub sdk_version: String,
+    /// Address of the device at its push provider.
+    pub push_token: String,
+}
+
+/// A fresh token of a device: 256 random bits, known only to their owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NewToken {
+    /// Its hash.
+    pub hash: TokenHash,
+    /// Unix milliseconds.
+    pub expires_at_ms: i64,
+}
+
+/// One link connection of a gateway, numbered by the link server, never reused within one life of control.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Lane(pub u32);
+
+/// A session as the link names it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionRef {
+    /// The connection it speaks over.
+    pub lane: Lane,
+    /// Its slot.
+    pub session: SessionKey,
+    /// Its attach number.
+    pub attach: Attach,
+}
+
+/// Who calls. With a session the route table proves them; without, the caller has checked the device's token and the
+/// executor checks that the device is still the user's and still holds a token.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sender {
+    /// User.
+    pub user: UserId,
+    /// Device.
+    pub device: DeviceId,
+    /// `None`: over gRPC.
+    pub session: Option<SessionRef>,
+}
+
+/// Everything the writer thread does. The answer is named beside each; durable ones are answered after their commit.
+pub enum Command {
+    /// By a phone number that its owner has proved. -> [`Reply::Registered`].
+    SignIn {
+        /// 1 to [`PHONE_BYTES_MAX`] bytes: digits with an optional leading plus.
+        phone: String,
+        /// A named device of another user moves here only when `holds` is its current token or it has none that is
+        /// valid; else a new device is made, so that nobody can unseat a device by guessing its id.
+        device: DeviceInfo,
+        /// Replaces the device's token.
+        token: NewToken,
+        /// The token the device holds now, if the caller showed one.
+        holds: Option<TokenHash>,
+    },
+    /// By the backend, which is trusted: a named device of another user moves. -> [`Reply::Registered`].
+    RegisterDevice {
+        /// `None` makes a user.
+        user: Option<UserId>,
+        /// The device.
+        device: DeviceInfo,
+        /// Replaces the device's token, also when the call is a repeated one.
+        token: NewToken,
+        /// A repeated call returns the same ids.
+        idempotency: Option<IdempotencyKey>,
+    },
+    /// Ends a device's token and its session. -> [`Reply::Revoked`].
+    RevokeToken {
+        /// User.
+        user: UserId,
+        /// Device.
+        device: DeviceId,
+        /// A repeated call returns the first answer.
+        idempotency: Option<IdempotencyKey>,
+    },
+    /// Reads only; [`crate::sign_in::authenticate`] does the same on a snapshot. -> [`Reply::Authenticated`].
+    Authenticate {
+        /// User.
+        user: UserId,
+        /// Device.
+        device: DeviceId,
+        /// Hash of what was shown.
+        token: TokenHash,
+    },
+    /// One user to another. -> [`Reply::Sent`], or `Down::SendDone` for a session.
+    Send {
+        /// Who sends.
+        sender: Sender,
+        /// Rises per device, from 1. Repeats are recognised per device and home partition of the recipient: the same
+        /// id for a recipient elsewhere is a new message.
+        client_message_id: ClientMessageId,
+        /// Recipient.
+        to: UserId,
+        /// Opaque type code.
+        command: i32,
+        /// At most [`CONTENT_BYTES_MAX`].
+        content: Bytes,
+    },
+    /// The backend to many users; one user's failure is reported and leaves the others alone. -> [`Reply::Pushed`].
+    Push {
+        /// 1 to [`PUSH_USERS_MAX`]; a user named twice gets it once.
+        users: Vec<UserId>,
+        /// Opaque type code.
+        command: i32,
+        /// At most [`CONTENT_BYTES_MAX`].
+        content: Bytes,
+        /// Only to sessions online now; nothing is stored.
+        transient: bool,
+        /// A repeated call returns the first answer and delivers nothing. Ignored when transient.
+        idempotency: Option<IdempotencyKey>,
+    },
+    /// What a device has processed; never moves back, nor beyond the newest seq. -> [`Reply::Acked`] or `Down::AckDone`.
+    Ack {
+        /// Whose.
+        sender: Sender,
+        /// Everything up to here.
+        seq: Seq,
+    },
+    /// A connection asks to come online. -> `Down::SignedIn` or `Down::SignInRefused`; the device's older session is
+    /// kicked wherever it is.
+    Attach {
+        /// The connection it came by.
+        lane: Lane,
+        /// Its slot.
+        session: SessionKey,
+        /// Claimed user.
+        user: UserId,
+        /// Claimed device.
+        device: DeviceId,
+        /// Hash of what was shown.
+        token: TokenHash,
+        /// Address, for operators.
+        peer: String,
+    },
+    /// A session that is online already, after a new link. -> `Down::Announced` or `Down::Kick`.
+    Announce {
+        /// Where it is; `attach` is its last one.
+        session: SessionRef,
+        /// Its user.
+        user: UserId,
+        /// Its device.
+        device: DeviceId,
+        /// Address, for operators.
+        peer: String,
+    },
+    /// A session is gone; ignored unless it is the device's newest. No answer.
+    Detach {
+        /// Where it was.
+        session: SessionRef,
+        /// Its user.
+        user: UserId,
+        /// Its device.
+        device: DeviceId,
+    },
+    /// A gateway has linked up. Routes of its earlier connections are forgotten: it announces what lives. No answer.
+    GatewayUp {
+        /// Number of this connection.
+        lane: Lane,
+        /// Who it is.
+        hello: Hello,
+        /// Way down to it.
+        down: Arc<dyn Downlink>,
+    },
+    /// A link connection has ended: its routes are forgotten. No answer.
+    GatewayDown {
+        /// Number of that connection; a newer one of the same gateway is left alone.
+        lane: Lane,
+    },
+    /// -> [`Reply::Sessions`].
+    ListSessions {
+        /// `None`: of all users.
+        user: Option<UserId>,
+        /// From the last page's `next`; 0 to begin.
+        from: u64,
+        /// 1 to [`SESSIONS_PAGE_MAX`]; out of range is clamped.
+        limit: usize,
+    },
+    /// Ends sessions by an administrator's will. -> [`Reply::Kicked`].
+    Kick {
+        /// User.
+        user: UserId,
+        /// `None`: all of the user's devices.
+        device: Option<DeviceId>,
+    },
+    /// -> [`Reply::Stats`].
+    Stats,
+}
+
+impl Command {
+    /// Name for metrics and logs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::SignIn { .. } => "sign_in",
+            Self::RegisterDevice { .. } => "register_device",
+            Self::RevokeToken { .. } => "revoke_token",
+            Self::Authenticate { .. } => "authenticate",
+            Self::Send { .. } => "send",
+            Self::Push { .. } => "push",
+            Self::Ack { .. } => "ack",
+            Self::Attach { .. } => "attach",
+            Self::Announce { .. } => "announce",
+            Self::Detach { .. } => "detach",
+            Self::GatewayUp { .. } => "gateway_up",
+            Self::GatewayDown { .. } => "gateway_down",
+            Self::ListSessions { .. } => "list_sessions",
+            Self::Kick { .. } => "kick",
+            Self::Stats => "stats",
+        }
+    }
+
+    /// Mailboxes (or other records) that it may write; a batch is bounded by their sum.
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Push { users, .. } => users.len().max(1),
+            _ => 1,
+        }
+    }
+
+    /// Bytes that it may write; a batch is bounded by their sum.
+    pub fn effect_bytes(&self) -> usize {
+        match self {
+            Self::Push { content, users, .. } => content.len() * users.len(),
+            _ => self.heap_bytes(),
+        }
+    }
+
+    /// What it holds on the heap, about; the queue is bounded by this.
+    pub fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Send { content, .. } => content.len(),
+            Self::Push { content, users, .. } => content.len() + users.len() * size_of::<UserId>(),
+            Self::SignIn { device, .. } | Self::RegisterDevice { device, .. } => device.heap_bytes(),
+            Self::Attach { peer, .. } | Self::Announce { peer, .. } => peer.len(),
+            _ => 0,
+        }
+    }
+}
+
+impl DeviceInfo {
+    fn heap_bytes(&self) -> usize {
+        let texts = [&self.brand, &self.model, &self.system_version, &self.sdk_version, &self.push_token];
+        texts.iter().map(|text| text.len()).sum()
+    }
+}
+
+/// Answer to a [`Command`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reply {
+    /// To sign-in and registration.
+    Registered(Registered),
+    /// To a revocation; false: there was no token.
+    Revoked {
+        /// A token was ended.
+        revoked: bool,
+    },
+    /// The token is the device's current one.
+    Authenticated,
+    /// To a send.
+    Sent(SendResult),
+    /// To a push.
+    Pushed(Pushed),
+    /// The device's ack now.
+    Acked(Seq),
+    /// To a listing.
+    Sessions(SessionPage),
+    /// How many sessions were ended.
+    Kicked(u32),
+    /// Figures of this life.
+    Stats(Stats),
+    /// A command without an answer was done.
+    Done,
+    /// Of the executor to the writer only, for an attach or an announcement: the mailbox's newest seq.
+    Admitted {
+        /// Newest seq.
+        latest: Seq,
+    },
+}
+
+/// Ids made or found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Registered {
+    /// The user was made by this call.
+    pub is_new: bool,
+    /// User.
+    pub user: UserId,
+    /// Device.
+    pub device: DeviceId,
+}
+
+/// Result of a push.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pushed {
+    /// 0 when transient.
+    pub message_id: MessageId,
+    /// In the order of the request; seq 0 when transient.
+    pub users: Vec<(UserId, Result<Seq, RequestError>)>,
+}
+
+/// One page of sessions that are online.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionPage {
+    /// Each at most once over all pages.
+    pub sessions: Vec<SessionInfo>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<u64>,
+}
+
+/// A session that is online.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionInfo {
+    /// User.
+    pub user: UserId,
+    /// Device.
+    pub device: DeviceId,
+    /// Gateway.
+    pub gateway: GatewayId,
+    /// Slot there.
+    pub session: SessionKey,
+    /// Attach number.
+    pub attach: Attach,
+    /// Unix milliseconds.
+    pub attached_at_ms: i64,
+    /// Address.
+    pub peer: String,
+}
+
+/// Figures of this life of control.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Sessions online.
+    pub sessions: u64,
+    /// Users with at least one.
+    pub users_online: u64,
+    /// Gateways linked.
+    pub gateways: u64,
+    /// Commands executed.
+    pub commands: u64,
+    /// Commits, each one synced write.
+    pub commits: u64,
+    /// Syncs of the write-ahead log, as the store counts them.
+    pub wal_syncs: u64,
+    /// Messages stored (each mailbox counts).
+    pub sends: u64,
+    /// Durable number of this life.
+    pub control_epoch: u32,
+}
+
+/// Where an answer goes.
+#[derive(Debug)]
+pub enum ReplyTo {
+    /// A call that waits.
+    Call(oneshot::Sender<Result<Reply, RequestError>>),
+    /// A session, as a `Down` item on its lane. Only with [`Command::Send`] and [`Command::Ack`].
+    Session {
+        /// The session.
+        session: SessionRef,
+        /// Echoed.
+        tag: Tag,
+    },
+    /// Nowhere; items that the command itself causes on a lane are sent all the same.
+    Nobody,
+}

@@ -1,0 +1,183 @@
+//! Why a request is refused, and its only mapping to gRPC and to reply codes.
+
+use gimbal_codec::code;
+use gimbal_rpc::link::Refusal;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+
+use crate::store::StoreError;
+
+/// A refusal. Nothing was changed, unless the variant says otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RequestError {
+    /// No credential, or one that is wrong, expired or revoked; also a device that is not the user's.
+    #[error("not signed in")]
+    NotSignedIn,
+    /// The verification code is wrong or expired.
+    #[error("the verification code is wrong or expired")]
+    BadCode,
+    /// A valid credential of the wrong kind.
+    #[error("this credential may not call this method")]
+    PermissionDenied,
+    /// A field breaks its rule.
+    #[error("{field} {rule}")]
+    BadRequest {
+        /// Name of the field in the request.
+        field: &'static str,
+        /// The rule, as a predicate: "must be 1 to 512 users".
+        rule: &'static str,
+    },
+    /// No such device.
+    #[error("no such device")]
+    DeviceNotFound,
+    /// No such user.
+    #[error("no such user")]
+    UserNotFound,
+    /// The content is longer than [`crate::command::CONTENT_BYTES_MAX`].
+    #[error("the content is longer than the limit")]
+    ContentTooLarge,
+    /// The client message id is below the window in which repeats are recognised.
+    #[error("the client message id is below the window of remembered ids")]
+    TooOld,
+    /// The same client message id or idempotency key came before with another body.
+    #[error("the same id or key came before with another body")]
+    Conflict,
+    /// A newer session of this device exists.
+    #[error("a newer session of this device exists")]
+    Stale,
+    /// A queue is at its bound; the same call may succeed a little later.
+    #[error("the server is at a bound")]
+    Busy,
+    /// The store refuses work. A write that was under way may or may not have happened: repeat it with the same id.
+    #[error("the store is unavailable")]
+    Unavailable,
+    /// Bytes on disk could not be understood.
+    #[error("internal error")]
+    Internal,
+}
+
+impl RequestError {
+    /// Every [`Self::reason`].
+    pub const REASONS: [&str; 13] = [
+        "not_signed_in",
+        "bad_code",
+        "permission_denied",
+        "bad_request",
+        "device_not_found",
+        "user_not_found",
+        "content_too_large",
+        "too_old",
+        "conflict",
+        "stale",
+        "busy",
+        "unavailable",
+        "internal",
+    ];
+
+    /// Stable machine-readable reason; in gRPC metadata `gimbal-reason`, in metrics a label.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::NotSignedIn => "not_signed_in",
+            Self::BadCode => "bad_code",
+            Self::PermissionDenied => "permission_denied",
+            Self::BadRequest { .. } => "bad_request",
+            Self::DeviceNotFound => "device_not_found",
+            Self::UserNotFound => "user_not_found",
+            Self::ContentTooLarge => "content_too_large",
+            Self::TooOld => "too_old",
+            Self::Conflict => "conflict",
+            Self::Stale => "stale",
+            Self::Busy => "busy",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The field at fault, if one is; in gRPC metadata `gimbal-field`.
+    pub const fn field(self) -> Option<&'static str> {
+        match self {
+            Self::BadRequest { field, .. } => Some(field),
+            Self::ContentTooLarge => Some("content"),
+            Self::TooOld => Some("client_message_id"),
+            _ => None,
+        }
+    }
+
+    /// Reply code on the long connection.
+    pub const fn code(self) -> i32 {
+        match self {
+            Self::NotSignedIn | Self::PermissionDenied => code::NOT_SIGNED_IN,
+            Self::BadCode | Self::BadRequest { .. } => code::BAD_REQUEST,
+            Self::DeviceNotFound => code::DEVICE_NOT_FOUND,
+            Self::UserNotFound => code::USER_NOT_FOUND,
+            Self::ContentTooLarge => code::CONTENT_TOO_LARGE,
+            Self::TooOld => code::TOO_OLD,
+            Self::Conflict => code::CONFLICT,
+            Self::Stale => code::STALE,
+            Self::Busy => code::BUSY,
+            Self::Unavailable => code::UNAVAILABLE,
+            Self::Internal => code::SERVER_ERROR,
+        }
+    }
+
+    /// As the link carries it.
+    pub fn refusal(self) -> Refusal {
+        Refusal { code: self.code(), message: self.to_string() }
+    }
+
+    const fn status_code(self) -> Code {
+        match self {
+            Self::NotSignedIn => Code::Unauthenticated,
+            Self::PermissionDenied => Code::PermissionDenied,
+            Self::BadCode | Self::BadRequest { .. } | Self::ContentTooLarge => Code::InvalidArgument,
+            Self::DeviceNotFound | Self::UserNotFound => Code::NotFound,
+            Self::TooOld | Self::Stale => Code::FailedPrecondition,
+            Self::Conflict => Code::AlreadyExists,
+            Self::Busy => Code::ResourceExhausted,
+            Self::Unavailable => Code::Unavailable,
+            Self::Internal => Code::Internal,
+        }
+    }
+}
+
+impl From<RequestError> for Status {
+    fn from(error: RequestError) -> Self {
+        let mut status = Self::new(error.status_code(), error.to_string());
+        status.metadata_mut().insert("gimbal-reason", MetadataValue::from_static(error.reason()));
+        if let Some(field) = error.field() {
+            status.metadata_mut().insert("gimbal-field", MetadataValue::from_static(field));
+        }
+        status
+    }
+}
+
+impl From<StoreError> for RequestError {
+    /// Logs what the caller is not told.
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Poisoned => Self::Unavailable,
+            StoreError::Engine(cause) => {
+                tracing::error!(%cause, "store read failed");
+                Self::Unavailable
+            }
+            StoreError::Corrupt(cause) => {
+                tracing::error!(%cause, "stored bytes not understood");
+                Self::Internal
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_carries_reason_and_field() {
+        let status = Status::from(RequestError::BadRequest { field: "user_ids", rule: "must not be empty" });
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.message(), "user_ids must not be empty");
+        assert_eq!(status.metadata().get("gimbal-reason").unwrap(), "bad_request");
+        assert_eq!(status.metadata().get("gimbal-field").unwrap(), "user_ids");
+    }
+}

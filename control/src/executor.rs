@@ -1,0 +1,274 @@
+//! Pure: a batch of commands over a view that includes the batch so far gives effects, answers and deliveries.
+//!
+//! No I/O but reads of the view, no clock, no randomness: time comes with the batch, message ids are the control epoch
+//! and a counter, user and device ids are durable counters. What it keeps between batches is a cache of what is
+//! committed, so a failed commit must end it (the writer executes nothing after one).
+//!
+//! Each command reads all that can fail before it writes anything: a refused command has no effect.
+
+pub(crate) mod cache;
+mod messages;
+pub(crate) mod overlay;
+
+use std::sync::Arc;
+
+use gimbal_codec::{CloseReason, DeviceId, MessageId, Seq, UserId, epoch_number};
+use gimbal_rpc::link::Body;
+
+use crate::command::{Command, Reply, Sender};
+use crate::dedup;
+use crate::error::RequestError;
+use crate::log::Record;
+use crate::partition::Partition;
+use crate::store::key::{DedupScope, Meta, OfDevice};
+use crate::store::value::{DedupHead, MailboxHead, MetaNumber, TokenRecord, Value as _};
+use crate::store::{StoreError, Table, View, key};
+use crate::{mailbox, sign_in};
+use cache::Cache;
+use overlay::Overlay;
+
+/// The first user id and the first device id: gim's clients know no smaller ones.
+pub const ID_MIN: u64 = 10_000;
+
+/// Mailboxes and sending devices remembered in each of two generations: about 10 MB when full.
+const CACHED_MAX: usize = 64 * 1024;
+
+/// What one command came to.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Output {
+    /// Its answer, to be given after the commit.
+    pub result: Result<Reply, RequestError>,
+    /// What else is to be done after the commit.
+    pub effect: Effect,
+}
+
+/// What a command wants of the gateways.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// Give `body` to all sessions of one user.
+    Deliver {
+        /// The message.
+        body: Arc<Body>,
+        /// Whose.
+        user: UserId,
+        /// Its place in that user's mailbox.
+        seq: Seq,
+    },
+    /// Give `body` to all sessions of many users.
+    DeliverMany {
+        /// The message.
+        body: Arc<Body>,
+        /// Whose, and its place in each mailbox; 0 when not stored.
+        users: Vec<(UserId, Seq)>,
+    },
+    /// End the device's session.
+    Kick {
+        /// User.
+        user: UserId,
+        /// Device.
+        device: DeviceId,
+        /// Told to the client.
+        reason: CloseReason,
+    },
+}
+
+/// What a batch came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Effects, to be committed together; empty when nothing changed.
+    pub records: Vec<(Partition, Record)>,
+    /// One for each command, in order.
+    pub outputs: Vec<Output>,
+}
+
+impl Output {
+    /// A refusal.
+    pub const fn refused(error: RequestError) -> Self {
+        Self { result: Err(error), effect: Effect::None }
+    }
+
+    const fn plain(reply: Reply) -> Self {
+        Self { result: Ok(reply), effect: Effect::None }
+    }
+}
+
+/// Executes batches for one life of control.
+pub struct Executor {
+    epoch: u32,
+    messages: u64,
+    heads: Cache<UserId, MailboxHead>,
+    windows: Cache<DedupScope, DedupHead>,
+}
+
+impl Executor {
+    /// For the life with this durable number.
+    pub fn new(control_epoch: u32) -> Self {
+        Self {
+            epoch: control_epoch,
+            messages: 0,
+            heads: Cache::new(CACHED_MAX),
+            windows: Cache::new(CACHED_MAX),
+        }
+    }
+
+    /// Begins a batch. `view` is what is committed; `now_ms` is Unix milliseconds and may be before an earlier one.
+    pub fn begin<'a>(&'a mut self, view: &'a dyn View, now_ms: i64) -> Batch<'a> {
+        self.heads.rotate();
+        self.windows.rotate();
+        Batch {
+            overlay: Overlay::new(view),
+            executor: self,
+            now_ms,
+            dirty_heads: Vec::new(),
+            dirty_windows: Vec::new(),
+            added: dedup::Added::new(),
+        }
+    }
+
+    /// A whole batch at once.
+    pub fn execute(&mut self, view: &dyn View, commands: &[Command], now_ms: i64) -> Outcome {
+        let mut batch = self.begin(view, now_ms);
+        let outputs = commands.iter().map(|command| batch.run(command)).collect();
+        Outcome { records: batch.finish(), outputs }
+    }
+
+    fn next_message(&mut self) -> MessageId {
+        self.messages += 1;
+        MessageId::new(epoch_number(self.epoch, self.messages))
+    }
+}
+
+/// A batch in the making.
+pub struct Batch<'a> {
+    pub(crate) overlay: Overlay<'a>,
+    pub(crate) now_ms: i64,
+    executor: &'a mut Executor,
+    dirty_heads: Vec<UserId>,
+    dirty_windows: Vec<DedupScope>,
+    added: dedup::Added,
+}
+
+impl Batch<'_> {
+    /// Executes one command over all before it. Commands about routes only come back as [`Reply::Done`]: the writer
+    /// does them.
+    pub fn run(&mut self, command: &Command) -> Output {
+        self.dispatch(command).unwrap_or_else(Output::refused)
+    }
+
+    /// The effects of all commands.
+    pub fn finish(mut self) -> Vec<(Partition, Record)> {
+        self.dirty_heads.sort_unstable();
+        self.dirty_heads.dedup();
+        let mut value = Vec::new();
+        for user in self.dirty_heads {
+            let head = self.executor.heads.get(user).expect("a changed head stays cached within the batch");
+            let at = key::mailbox(user, Seq::new(0));
+            value.clear();
+            head.put(&mut value);
+            self.overlay.record(&at).put(Table::Mailbox, &at, &value);
+        }
+        self.dirty_windows.sort_unstable();
+        self.dirty_windows.dedup();
+        for scope in self.dirty_windows {
+            let head =
+                self.executor.windows.get(scope).expect("a changed window stays cached within the batch");
+            let at = scope.head_key();
+            value.clear();
+            head.put(&mut value);
+            self.overlay.record(&at).put(Table::Dedup, &at, &value);
+        }
+        self.overlay.finish()
+    }
+
+    fn dispatch(&mut self, command: &Command) -> Result<Output, RequestError> {
+        match command {
+            Command::SignIn { phone, device, token, holds } => self.sign_in(phone, device, *token, *holds),
+            Command::RegisterDevice { user, device, token, idempotency } => {
+                self.register_device(*user, device, *token, idempotency.as_ref())
+            }
+            Command::RevokeToken { user, device, idempotency } => {
+                self.revoke_token(*user, *device, idempotency.as_ref())
+            }
+            Command::Authenticate { user, device, token } => {
+                sign_in::check(self.token(*user, *device)?, token, self.now_ms)?;
+                Ok(Output::plain(Reply::Authenticated))
+            }
+            Command::Send { sender, client_message_id, to, command, content } => {
+                let message = messages::ToOne { id: *client_message_id, to: *to, command: *command, content };
+                self.send(*sender, &message)
+            }
+            Command::Push { users, command, content, transient, idempotency } => {
+                let message = messages::ToMany { users, command: *command, content };
+                if *transient {
+                    self.push_transient(&message)
+                } else {
+                    self.push(&message, idempotency.as_ref())
+                }
+            }
+            Command::Ack { sender, seq } => self.ack(*sender, *seq),
+            Command::Attach { user, device, token, .. } => {
+                sign_in::check(self.token(*user, *device)?, token, self.now_ms)?;
+                self.admitted(*user)
+            }
+            Command::Announce { user, device, .. } => {
+                self.must_hold_token(*user, *device)?;
+                self.admitted(*user)
+            }
+            Command::Detach { .. }
+            | Command::GatewayUp { .. }
+            | Command::GatewayDown { .. }
+            | Command::ListSessions { .. }
+            | Command::Kick { .. }
+            | Command::Stats => Ok(Output::plain(Reply::Done)),
+        }
+    }
+
+    fn admitted(&mut self, user: UserId) -> Result<Output, RequestError> {
+        let head = self.head(user)?.ok_or(RequestError::NotSignedIn)?;
+        Ok(Output::plain(Reply::Admitted { latest: head.latest() }))
+    }
+
+    /// A session is proved by its route; a bare caller's device must still be the user's and hold a token.
+    pub(crate) fn check_sender(&self, sender: Sender) -> Result<(), RequestError> {
+        if sender.session.is_some() { Ok(()) } else { self.must_hold_token(sender.user, sender.device) }
+    }
+
+    fn must_hold_token(&self, user: UserId, device: DeviceId) -> Result<(), RequestError> {
+        let holds = self.token(user, device)?.is_some_and(|record| record.token.is_some());
+        if holds { Ok(()) } else { Err(RequestError::NotSignedIn) }
+    }
+
+    pub(crate) fn token(&self, user: UserId, device: DeviceId) -> Result<Option<TokenRecord>, StoreError> {
+        self.overlay.value(Table::Device, &OfDevice::Token.key(user, device))
+    }
+
+    /// Where a mailbox stands; `None` when there is no such user.
+    pub(crate) fn head(&mut self, user: UserId) -> Result<Option<MailboxHead>, StoreError> {
+        if let Some(head) = self.executor.heads.get(user) {
+            return Ok(Some(head));
+        }
+        let head = mailbox::head(self.overlay.view(), user)?;
+        if let Some(head) = head {
+            self.executor.heads.insert(user, head);
+        }
+        Ok(head)
+    }
+
+    pub(crate) fn set_head(&mut self, user: UserId, head: MailboxHead) {
+        self.executor.heads.insert(user, head);
+        self.dirty_heads.push(user);
+    }
+
+    /// The next number of a durable counter.
+    pub(crate) fn peek_id(&self, counter: Meta) -> Result<u64, StoreError> {
+        let stored = self.overlay.value::<MetaNumber>(Table::Meta, &counter.key())?;
+        Ok(stored.map_or(ID_MIN, |number| number.value))
+    }
+
+    /// Marks what [`Self::peek_id`] gave as used.
+    pub(crate) fn take_id(&mut self, counter: Meta, id: u64) {
+        self.overlay.put(Table::Meta, &counter.key(), MetaNumber { value: id + 1 }.to_bytes());
+    }
+}

@@ -1,0 +1,365 @@
+//! Where devices are now. In memory only: gateways announce their sessions again after a restart of control.
+//!
+//! Owned by the writer thread and consulted after each commit in command order, so that what concerns a session leaves
+//! on one lane in one order. One route costs a slot of [`ROUTE_BYTES`], its peer's address, and one table entry per user.
+
+use std::sync::Arc;
+
+use gimbal_codec::{Attach, CloseReason, DeviceId, GatewayId, Seq, SessionKey, UserId, epoch_number};
+use gimbal_rpc::link::{Body, Down, Downlink, Hello, Target};
+use hashbrown::HashMap;
+
+use crate::command::{Lane, SessionInfo, SessionPage, SessionRef};
+
+/// Memory of one route without the text of its peer.
+pub const ROUTE_BYTES: usize = size_of::<Slot>() + 2 * (size_of::<(UserId, u32)>() + 1);
+/// Longest peer address kept: an IPv6 address with scope and port.
+const PEER_BYTES_MAX: usize = 72;
+/// What a session may cost here at most, with everything counted.
+const _: () = assert!(ROUTE_BYTES + PEER_BYTES_MAX <= 256);
+
+/// End of a list of slots.
+const NONE: u32 = u32::MAX;
+
+/// All routes and all lanes.
+pub struct Routes {
+    epoch: u32,
+    attaches: u64,
+    lanes: Vec<LaneEntry>,
+    slots: Vec<Slot>,
+    free: u32,
+    count: usize,
+    /// First slot of each user's devices.
+    users: HashMap<UserId, u32>,
+}
+
+struct LaneEntry {
+    lane: Lane,
+    hello: Hello,
+    down: Arc<dyn Downlink>,
+    pending: Vec<Down>,
+}
+
+struct Slot {
+    route: Option<Route>,
+    /// The user's next device, or the next free slot.
+    next: u32,
+}
+
+struct Route {
+    user: UserId,
+    device: DeviceId,
+    session: SessionKey,
+    attach: Attach,
+    /// What decides between two sessions of a device: the attach number at sign-in, or the one that was announced.
+    rank: Attach,
+    attached_at_ms: i64,
+    peer: Box<str>,
+    lane: Lane,
+}
+
+/// A session that comes online.
+#[derive(Clone, Debug)]
+pub struct Arrival<'a> {
+    /// The connection it came by.
+    pub lane: Lane,
+    /// Its slot at the gateway.
+    pub session: SessionKey,
+    /// User.
+    pub user: UserId,
+    /// Device.
+    pub device: DeviceId,
+    /// Address.
+    pub peer: &'a str,
+}
+
+/// What came of an announcement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Announced {
+    /// Online under this number; an older session of the device was kicked.
+    Attached(Attach),
+    /// A newer session of the device is known.
+    Superseded,
+}
+
+impl Routes {
+    /// No route, for the life of control with this durable number.
+    pub fn new(control_epoch: u32) -> Self {
+        Self {
+            epoch: control_epoch,
+            attaches: 0,
+            lanes: Vec::new(),
+            slots: Vec::new(),
+            free: NONE,
+            count: 0,
+            users: HashMap::new(),
+        }
+    }
+
+    /// A gateway linked up; its earlier connection, if any, is forgotten with its routes.
+    pub fn gateway_up(&mut self, lane: Lane, hello: Hello, down: Arc<dyn Downlink>) {
+        let earlier =
+            self.lanes.iter().find(|entry| entry.hello.gateway == hello.gateway).map(|entry| entry.lane);
+        if let Some(earlier) = earlier {
+            self.gateway_down(earlier);
+        }
+        self.lanes.push(LaneEntry { lane, hello, down, pending: Vec::new() });
+    }
+
+    /// A connection ended: its routes are forgotten.
+    pub fn gateway_down(&mut self, lane: Lane) {
+        let Some(at) = self.lanes.iter().position(|entry| entry.lane == lane) else { return };
+        self.lanes.swap_remove(at);
+        for at in 0..self.slots.len() {
+            let route = self.slots[at].route.as_ref().filter(|route| route.lane == lane);
+            if let Some((user, device)) = route.map(|route| (route.user, route.device)) {
+                self.remove(user, device);
+            }
+        }
+    }
+
+    /// A session signed in: the newest of its device. The older one is kicked wherever it is (true). `None` when its
+    /// connection is gone.
+    pub fn attach(&mut self, arrival: &Arrival<'_>, now_ms: i64) -> Option<(Attach, bool)> {
+        self.lane(arrival.lane)?;
+        let kicked = self.kick(arrival.user, Some(arrival.device), CloseReason::Takeover) > 0;
+        let attach = self.next_attach();
+        self.insert(arrival, attach, attach, now_ms);
+        Some((attach, kicked))
+    }
+
+    /// A session that is online already, with its last attach number `was`. `None` when its connection is gone.
+    pub fn announce(&mut self, arrival: &Arrival<'_>, was: Attach, now_ms: i64) -> Option<Announced> {
+        self.lane(arrival.lane)?;
+        if let Some(at) = self.find(arrival.user, arrival.device) {
+            let known = self.route(at);
+            if (known.lane, known.session) == (arrival.lane, arrival.session) {
+                return Some(Announced::Attached(known.attach));
+            }
+            if known.rank >= was {
+                return Some(Announced::Superseded);
+            }
+            self.kick(arrival.user, Some(arrival.device), CloseReason::Takeover);
+        }
+        let attach = self.next_attach();
+        self.insert(arrival, attach, was, now_ms);
+        Some(Announced::Attached(attach))
+    }
+
+    /// A session is gone; ignored (false) unless it is the device's newest.
+    pub fn detach(&mut self, session: SessionRef, user: UserId, device: DeviceId) -> bool {
+        let is_newest = self.current(session, user, device).is_some();
+        if is_newest {
+            self.remove(user, device);
+        }
+        is_newest
+    }
+
+    /// The session's attach number now, when it is its device's newest session. An older number of the same session is
+    /// its own: the answer to its announcement is still on the way down.
+    pub fn current(&self, session: SessionRef, user: UserId, device: DeviceId) -> Option<Attach> {
+        let route = self.route(self.find(user, device)?);
+        let same =
+            (route.lane, route.session) == (session.lane, session.session) && session.attach <= route.attach;
+        same.then_some(route.attach)
+    }
+
+    /// Ends the session of a device, or of all the user's devices, and forgets the routes. Returns how many.
+    pub fn kick(&mut self, user: UserId, device: Option<DeviceId>, reason: CloseReason) -> u32 {
+        let mut kicked = 0;
+        let mut at = self.users.get(&user).copied().unwrap_or(NONE);
+        while at != NONE {
+            let next = self.slots[at as usize].next;
+            let route = self.route(at);
+            let (of, lane, session, attach) = (route.device, route.lane, route.session, route.attach);
+            if device.is_none_or(|device| device == of) {
+                self.remove(user, of);
+                self.send(lane, Down::Kick { session, attach, reason });
+                kicked += 1;
+            }
+            at = next;
+        }
+        kicked
+    }
+
+    /// Queues an item for a connection; dropped when it is gone.
+    pub fn send(&mut self, lane: Lane, item: Down) {
+        if let Some(at) = self.lane(lane) {
+            self.lanes[at].pending.push(item);
+        }
+    }
+
+    /// Queues `body` for all sessions of `users`: one item for each gateway. Returns the number of targets.
+    pub fn deliver(&mut self, body: &Arc<Body>, users: &[(UserId, Seq)]) -> u64 {
+        let mut of_lanes: Vec<Vec<Target>> = Vec::new();
+        let mut count = 0;
+        for &(user, seq) in users {
+            let mut at = self.users.get(&user).copied().unwrap_or(NONE);
+            while at != NONE {
+                let route = self.route(at);
+                if let Some(lane) = self.lane(route.lane) {
+                    if of_lanes.len() <= lane {
+                        of_lanes.resize_with(self.lanes.len(), Vec::new);
+                    }
+                    of_lanes[lane].push(Target { session: route.session, attach: route.attach, seq });
+                    count += 1;
+                }
+                at = self.slots[at as usize].next;
+            }
+        }
+        for (lane, targets) in of_lanes.into_iter().enumerate() {
+            if !targets.is_empty() {
+                self.lanes[lane].pending.push(Down::Deliver { body: Arc::clone(body), targets });
+            }
+        }
+        count
+    }
+
+    /// Hands each gateway its queued items, once. Returns how many were lost to a full or broken link.
+    pub fn flush(&mut self) -> u64 {
+        let mut lost = 0;
+        for entry in &mut self.lanes {
+            let count = entry.pending.len();
+            if count > 0 && entry.down.deliver(&mut entry.pending).is_err() {
+                lost += count as u64;
+                tracing::debug!(gateway = entry.hello.gateway.get(), count, "link full");
+            }
+            entry.pending.clear();
+        }
+        lost
+    }
+
+    /// Up to `limit` sessions from slot `from`; a session that stays is on exactly one page.
+    pub fn page(&self, user: Option<UserId>, from: u64, limit: usize) -> SessionPage {
+        let from = usize::try_from(from).unwrap_or(usize::MAX).min(self.slots.len());
+        let mut sessions = Vec::new();
+        for (at, slot) in self.slots.iter().enumerate().skip(from) {
+            let Some(route) = slot.route.as_ref().filter(|route| user.is_none_or(|user| user == route.user))
+            else {
+                continue;
+            };
+            if sessions.len() == limit {
+                return SessionPage { sessions, next: Some(at as u64) };
+            }
+            sessions.push(self.info(route));
+        }
+        SessionPage { sessions, next: None }
+    }
+
+    /// Sessions, users with one, gateways.
+    pub fn counts(&self) -> (u64, u64, u64) {
+        (self.count as u64, self.users.len() as u64, self.lanes.len() as u64)
+    }
+
+    /// Asserts what must always hold: lists and counts agree, one route per device, every route on a living lane.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn check(&self) {
+        let listed: usize = self.users.keys().map(|user| self.devices(*user).count()).sum();
+        assert_eq!(listed, self.count, "every route is in its user's list");
+        assert_eq!(self.slots.iter().filter(|slot| slot.route.is_some()).count(), self.count);
+        for user in self.users.keys() {
+            let mut devices: Vec<DeviceId> = self.devices(*user).map(|route| route.device).collect();
+            assert!(!devices.is_empty(), "a user without a route is not listed");
+            assert!(self.devices(*user).all(|route| route.user == *user));
+            devices.sort_unstable();
+            assert!(devices.windows(2).all(|pair| pair[0] != pair[1]), "one session for each device");
+        }
+        assert!(self.slots.iter().flat_map(|slot| &slot.route).all(|route| self.lane(route.lane).is_some()));
+    }
+
+    fn info(&self, route: &Route) -> SessionInfo {
+        let gateway = self.lane(route.lane).map_or(GatewayId::default(), |at| self.lanes[at].hello.gateway);
+        SessionInfo {
+            user: route.user,
+            device: route.device,
+            gateway,
+            session: route.session,
+            attach: route.attach,
+            attached_at_ms: route.attached_at_ms,
+            peer: route.peer.to_string(),
+        }
+    }
+
+    fn next_attach(&mut self) -> Attach {
+        self.attaches += 1;
+        Attach::new(epoch_number(self.epoch, self.attaches))
+    }
+
+    /// Gateways are few: a scan is shorter than a hash.
+    fn lane(&self, lane: Lane) -> Option<usize> {
+        self.lanes.iter().position(|entry| entry.lane == lane)
+    }
+
+    fn route(&self, at: u32) -> &Route {
+        self.slots[at as usize].route.as_ref().expect("a listed slot holds a route")
+    }
+
+    fn devices(&self, user: UserId) -> impl Iterator<Item = &Route> {
+        let mut at = self.users.get(&user).copied().unwrap_or(NONE);
+        std::iter::from_fn(move || {
+            let slot = self.slots.get(at as usize)?;
+            at = slot.next;
+            slot.route.as_ref()
+        })
+    }
+
+    fn find(&self, user: UserId, device: DeviceId) -> Option<u32> {
+        let mut at = *self.users.get(&user)?;
+        while at != NONE && self.route(at).device != device {
+            at = self.slots[at as usize].next;
+        }
+        (at != NONE).then_some(at)
+    }
+
+    fn insert(&mut self, arrival: &Arrival<'_>, attach: Attach, rank: Attach, now_ms: i64) {
+        let mut end = arrival.peer.len().min(PEER_BYTES_MAX);
+        while !arrival.peer.is_char_boundary(end) {
+            end -= 1;
+        }
+        let route = Some(Route {
+            user: arrival.user,
+            device: arrival.device,
+            session: arrival.session,
+            attach,
+            rank,
+            attached_at_ms: now_ms,
+            peer: arrival.peer[..end].into(),
+            lane: arrival.lane,
+        });
+        let first = self.users.get(&arrival.user).copied().unwrap_or(NONE);
+        let at = if self.free == NONE {
+            let at = u32::try_from(self.slots.len()).expect("sessions are far below 2^32");
+            self.slots.push(Slot { route, next: first });
+            at
+        } else {
+            let at = self.free;
+            self.free = self.slots[at as usize].next;
+            self.slots[at as usize] = Slot { route, next: first };
+            at
+        };
+        self.users.insert(arrival.user, at);
+        self.count += 1;
+    }
+
+    fn remove(&mut self, user: UserId, device: DeviceId) {
+        let Some(at) = self.find(user, device) else { return };
+        let next = self.slots[at as usize].next;
+        let first = self.users[&user];
+        if first == at && next == NONE {
+            self.users.remove(&user);
+        } else if first == at {
+            self.users.insert(user, next);
+        } else {
+            let mut before = first;
+            while self.slots[before as usize].next != at {
+                before = self.slots[before as usize].next;
+            }
+            self.slots[before as usize].next = next;
+        }
+        self.slots[at as usize] = Slot { route: None, next: self.free };
+        self.free = at;
+        self.count -= 1;
+    }
+}

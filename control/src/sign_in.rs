@@ -1,0 +1,70 @@
+//! Whether a device may come in: its token, and nothing else.
+
+use gimbal_codec::{DeviceId, UserId};
+use subtle::ConstantTimeEq as _;
+
+use crate::command::{NewToken, TokenHash};
+use crate::error::RequestError;
+use crate::store::key::OfDevice;
+use crate::store::value::{TokenRecord, Value as _};
+use crate::store::{Table, View};
+
+/// Checks a shown token against the store or a snapshot of it.
+///
+/// # Errors
+/// [`RequestError::NotSignedIn`], alike for an unknown user, an unknown device, and a wrong, expired or revoked token;
+/// a store error.
+pub fn authenticate(
+    view: &dyn View,
+    user: UserId,
+    device: DeviceId,
+    shown: &TokenHash,
+    now_ms: i64,
+) -> Result<(), RequestError> {
+    let stored = view.get(Table::Device, &OfDevice::Token.key(user, device))?;
+    let record = stored
+        .map(|bytes| TokenRecord::from_bytes(&bytes))
+        .transpose()
+        .map_err(crate::store::StoreError::from)?;
+    check(record, shown, now_ms)
+}
+
+/// The rule itself.
+///
+/// # Errors
+/// [`RequestError::NotSignedIn`].
+pub(crate) fn check(record: Option<TokenRecord>, shown: &TokenHash, now_ms: i64) -> Result<(), RequestError> {
+    let token = record.and_then(|record| record.token).ok_or(RequestError::NotSignedIn)?;
+    if is_valid(&token, now_ms) && same(&token.hash, shown) { Ok(()) } else { Err(RequestError::NotSignedIn) }
+}
+
+/// Not yet expired: a token ends at its expiry, not after it.
+pub(crate) const fn is_valid(token: &NewToken, now_ms: i64) -> bool {
+    now_ms < token.expires_at_ms
+}
+
+/// In constant time.
+pub(crate) fn same(one: &TokenHash, other: &TokenHash) -> bool {
+    one.as_bytes().ct_eq(other.as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_current_token_before_its_expiry_opens_the_door() {
+        let hash = TokenHash::of(b"secret");
+        let record = TokenRecord { generation: 1, token: Some(NewToken { hash, expires_at_ms: 100 }) };
+        assert_eq!(check(Some(record), &hash, 99), Ok(()));
+        assert_eq!(check(Some(record), &hash, 100), Err(RequestError::NotSignedIn), "expired");
+        assert_eq!(
+            check(Some(record), &TokenHash::of(b"guess"), 99),
+            Err(RequestError::NotSignedIn),
+            "wrong"
+        );
+        let revoked = TokenRecord { token: None, ..record };
+        assert_eq!(check(Some(revoked), &hash, 99), Err(RequestError::NotSignedIn), "revoked");
+        assert_eq!(check(None, &hash, 99), Err(RequestError::NotSignedIn), "unknown");
+    }
+}

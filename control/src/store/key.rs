@@ -1,0 +1,187 @@
+//! Typed ordered keys. All numbers are big endian, so keys sort as numbers do; every key starts with its partition.
+//!
+//! | table | key | value |
+//! | --- | --- | --- |
+//! | meta | partition 2 (0), kind 1 | [`Meta`] |
+//! | account | partition 2 (of the user), 1, user 8 | `UserRecord` |
+//! | account | partition 2 (of the number), 2, phone number | `Owner` |
+//! | device | partition 2 (of the user), 1, user 8, device 8 | `DeviceRecord` |
+//! | device | partition 2 (of the user), 2, user 8, device 8 | `TokenRecord` |
+//! | device | partition 2 (of the user), 3, user 8, device 8 | `AckRecord` |
+//! | device | partition 2 (of the device), 4, device 8 | `Owner` |
+//! | dedup | partition 2 (of the recipient), sender's user 8, device 8, 0 (8) | `DedupHead` |
+//! | dedup | partition 2 (of the recipient), sender's user 8, device 8, client message id 8 | `DedupEntry` |
+//! | idem | partition 2 (of the key), 1, key | `IdemEntry` |
+//! | idem | partition 2 (of the key), 2, expiry in Unix milliseconds 8, key | empty: the order of expiry |
+//! | mailbox | partition 2 (of the user), user 8, 0 (8) | `MailboxHead` |
+//! | mailbox | partition 2 (of the user), user 8, seq 8 | `Entry` |
+//! | message | partition 2 (of its readers), message id 8 | `SharedBody` |
+//! | social, room, event | not yet written | |
+
+use gimbal_codec::{ClientMessageId, DeviceId, MessageId, Seq, UserId};
+
+use crate::partition::Partition;
+
+/// What `meta` holds, by its kind byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Meta {
+    /// Version of keys and values; a newer one refuses to open.
+    Schema = 1,
+    /// Openings of this directory.
+    ControlEpoch = 2,
+    /// The next user id.
+    NextUser = 3,
+    /// The next device id.
+    NextDevice = 4,
+}
+
+impl Meta {
+    /// 3 bytes.
+    pub fn key(self) -> [u8; 3] {
+        let [high, low] = Partition::META.to_be_bytes();
+        [high, low, self as u8]
+    }
+
+    /// From the kind byte.
+    pub fn from_u8(kind: u8) -> Option<Self> {
+        [Self::Schema, Self::ControlEpoch, Self::NextUser, Self::NextDevice]
+            .into_iter()
+            .find(|meta| *meta as u8 == kind)
+    }
+}
+
+pub(super) const ACCOUNT_USER: u8 = 1;
+pub(super) const ACCOUNT_PHONE: u8 = 2;
+
+/// `account`: a user. 11 bytes.
+pub fn user(user: UserId) -> [u8; 11] {
+    concat(&[&Partition::of_user(user).to_be_bytes(), &[ACCOUNT_USER], &user.get().to_be_bytes()])
+}
+
+/// `account`: whose a phone number is. 3 bytes and the number.
+pub fn phone(number: &str) -> Vec<u8> {
+    [&Partition::of_text(number).to_be_bytes()[..], &[ACCOUNT_PHONE], number.as_bytes()].concat()
+}
+
+/// What `device` holds for a user's device, by its kind byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum OfDevice {
+    /// What the device says of itself.
+    Record = 1,
+    /// Hash, expiry, generation.
+    Token = 2,
+    /// What it has processed.
+    Ack = 3,
+}
+
+impl OfDevice {
+    /// 19 bytes.
+    pub fn key(self, user: UserId, device: DeviceId) -> [u8; 19] {
+        concat(&[
+            &Partition::of_user(user).to_be_bytes(),
+            &[self as u8],
+            &user.get().to_be_bytes(),
+            &device.get().to_be_bytes(),
+        ])
+    }
+}
+
+pub(super) const DEVICE_OWNER: u8 = 4;
+
+/// `device`: which user a device belongs to. 11 bytes.
+pub fn device_owner(device: DeviceId) -> [u8; 11] {
+    concat(&[&Partition::of_device(device).to_be_bytes(), &[DEVICE_OWNER], &device.get().to_be_bytes()])
+}
+
+/// What one client message id is counted within.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct DedupScope {
+    /// Of the recipient.
+    pub home: Partition,
+    /// Sender.
+    pub user: UserId,
+    /// Sending device.
+    pub device: DeviceId,
+}
+
+impl DedupScope {
+    /// `dedup`: 26 bytes. Id 0 is the head.
+    pub fn key(self, id: ClientMessageId) -> [u8; 26] {
+        concat(&[
+            &self.home.to_be_bytes(),
+            &self.user.get().to_be_bytes(),
+            &self.device.get().to_be_bytes(),
+            &id.get().to_be_bytes(),
+        ])
+    }
+
+    /// `dedup`: {floor, highest, count}.
+    pub fn head_key(self) -> [u8; 26] {
+        self.key(ClientMessageId::new(0))
+    }
+}
+
+pub(super) const IDEM_ENTRY: u8 = 1;
+pub(super) const IDEM_EXPIRY: u8 = 2;
+
+/// `idem`: an entry. 3 bytes and the key.
+pub fn idem(key: &str) -> Vec<u8> {
+    [&Partition::of_text(key).to_be_bytes()[..], &[IDEM_ENTRY], key.as_bytes()].concat()
+}
+
+/// `idem`: the order of expiry. 11 bytes and the key. Times before 1970 count as 1970.
+pub fn idem_expiry(partition: Partition, expires_at_ms: i64, key: &str) -> Vec<u8> {
+    let at = u64::try_from(expires_at_ms).unwrap_or(0);
+    [&partition.to_be_bytes()[..], &[IDEM_EXPIRY], &at.to_be_bytes(), key.as_bytes()].concat()
+}
+
+/// Length of [`idem_expiry`] before the key.
+pub const IDEM_EXPIRY_PREFIX_BYTES: usize = 11;
+
+/// `mailbox`: an entry, or under seq 0 the head. 18 bytes.
+pub fn mailbox(user: UserId, seq: Seq) -> [u8; 18] {
+    concat(&[&Partition::of_user(user).to_be_bytes(), &user.get().to_be_bytes(), &seq.get().to_be_bytes()])
+}
+
+/// `message`: a shared body. 10 bytes.
+pub fn message(home: Partition, id: MessageId) -> [u8; 10] {
+    concat(&[&home.to_be_bytes(), &id.get().to_be_bytes()])
+}
+
+fn concat<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
+    let mut key = [0; N];
+    let mut at = 0;
+    for part in parts {
+        key[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+    assert_eq!(at, N, "the parts fill the key");
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_sort_as_their_numbers_do() {
+        let of = |seq| mailbox(UserId::new(10_000), Seq::new(seq));
+        assert!(of(0) < of(1) && of(9) < of(10) && of(255) < of(256) && of(256) < of(u64::MAX));
+        assert_eq!(of(1)[..2], Partition::of_user(UserId::new(10_000)).to_be_bytes());
+        assert_eq!(of(0x0102)[10..], [0, 0, 0, 0, 0, 0, 1, 2]);
+        let expiry = |at| idem_expiry(Partition::META, at, "k");
+        assert!(expiry(-5) == expiry(0) && expiry(9) < expiry(10));
+        assert_eq!(expiry(1).len(), IDEM_EXPIRY_PREFIX_BYTES + 1);
+    }
+
+    #[test]
+    fn kinds_of_one_table_never_share_a_key() {
+        let (user, device) = (UserId::new(7), DeviceId::new(7));
+        let kinds =
+            [OfDevice::Record, OfDevice::Token, OfDevice::Ack].map(|kind| kind.key(user, device).to_vec());
+        assert!(kinds.iter().all(|key| key[..] != device_owner(device)));
+        assert!(kinds[0] < kinds[1] && kinds[1] < kinds[2]);
+    }
+}

@@ -1,0 +1,591 @@
+//! Versioned values. The first byte of each says which form follows; one that this version does not know is an error.
+//! Numbers are unsigned LEB128 varints, signed ones zigzag first; texts and bytes carry their length before them.
+
+use bytes::Bytes;
+use gimbal_codec::{ClientMessageId, DeviceId, MessageId, Seq, UserId};
+use gimbal_rpc::link::Body;
+
+use crate::command::{DeviceInfo, NewToken, Registered, TokenHash};
+
+/// Bytes on disk that this version did not write, or that were damaged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("stored {what}: {why} at byte {at}")]
+pub struct CorruptValue {
+    /// Kind of value.
+    pub what: &'static str,
+    /// What is wrong.
+    pub why: &'static str,
+    /// Offset.
+    pub at: usize,
+}
+
+/// A value with a stored form.
+pub trait Value: Sized {
+    /// For error texts.
+    const WHAT: &'static str;
+
+    /// Appends the stored form.
+    fn put(&self, out: &mut Vec<u8>);
+
+    /// Reads what [`Self::put`] wrote, from the form byte on.
+    ///
+    /// # Errors
+    /// [`CorruptValue`].
+    fn read(reader: &mut Reader<'_>) -> Result<Self, CorruptValue>;
+
+    /// The stored form.
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(32);
+        self.put(&mut out);
+        out
+    }
+
+    /// From the whole stored form; bytes left over are an error.
+    ///
+    /// # Errors
+    /// [`CorruptValue`].
+    fn from_bytes(bytes: &[u8]) -> Result<Self, CorruptValue> {
+        let mut reader = Reader::new(Self::WHAT, bytes);
+        let value = Self::read(&mut reader)?;
+        if reader.is_empty() { Ok(value) } else { Err(reader.corrupt("bytes left over")) }
+    }
+}
+
+/// Appends an unsigned varint: 1 to 10 bytes.
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn put_signed(out: &mut Vec<u8>, value: i64) {
+    put_varint(out, zigzag(value));
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Takes a stored form apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'a> {
+    what: &'static str,
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// Over `bytes`; `what` names them in errors.
+    pub fn new(what: &'static str, bytes: &'a [u8]) -> Self {
+        Self { what, bytes, at: 0 }
+    }
+
+    /// Nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.at == self.bytes.len()
+    }
+
+    /// An error at this place.
+    pub fn corrupt(&self, why: &'static str) -> CorruptValue {
+        CorruptValue { what: self.what, why, at: self.at }
+    }
+
+    /// One byte.
+    ///
+    /// # Errors
+    /// At the end.
+    pub fn u8(&mut self) -> Result<u8, CorruptValue> {
+        let byte = *self.bytes.get(self.at).ok_or_else(|| self.corrupt("cut short"))?;
+        self.at += 1;
+        Ok(byte)
+    }
+
+    /// `length` bytes.
+    ///
+    /// # Errors
+    /// When fewer are left.
+    pub fn take(&mut self, length: u64) -> Result<&'a [u8], CorruptValue> {
+        let rest = &self.bytes[self.at..];
+        let length = usize::try_from(length).ok().filter(|length| *length <= rest.len());
+        let length = length.ok_or_else(|| self.corrupt("cut short"))?;
+        self.at += length;
+        Ok(&rest[..length])
+    }
+
+    /// A length and that many bytes.
+    ///
+    /// # Errors
+    /// When fewer are left.
+    pub fn bytes(&mut self) -> Result<&'a [u8], CorruptValue> {
+        let length = self.varint()?;
+        self.take(length)
+    }
+
+    /// An unsigned varint.
+    ///
+    /// # Errors
+    /// When it is cut short or above 64 bits.
+    pub fn varint(&mut self) -> Result<u64, CorruptValue> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                break;
+            }
+            value |= bits << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(self.corrupt("a number above 64 bits"))
+    }
+
+    fn signed(&mut self) -> Result<i64, CorruptValue> {
+        self.varint().map(unzigzag)
+    }
+
+    fn i32(&mut self) -> Result<i32, CorruptValue> {
+        let value = self.signed()?;
+        i32::try_from(value).map_err(|_| self.corrupt("a number above 32 bits"))
+    }
+
+    fn text(&mut self) -> Result<String, CorruptValue> {
+        let bytes = self.bytes()?;
+        Ok(std::str::from_utf8(bytes).map_err(|_| self.corrupt("not UTF-8"))?.to_owned())
+    }
+
+    fn flag(&mut self) -> Result<bool, CorruptValue> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(self.corrupt("unknown flag")),
+        }
+    }
+
+    fn form(&mut self, known: u8) -> Result<(), CorruptValue> {
+        if self.u8()? == known { Ok(()) } else { Err(self.corrupt("unknown form")) }
+    }
+}
+
+/// The only form of most values so far.
+const FORM_1: u8 = 1;
+
+/// Values that are one form byte and unsigned varints.
+macro_rules! numbers {
+    ($($(#[$doc:meta])* $name:ident ($what:literal) { $($(#[$field_doc:meta])* $field:ident: $type:ty = $wrap:expr, $get:expr;)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
+
+        impl Value for $name {
+            const WHAT: &'static str = $what;
+
+            fn put(&self, out: &mut Vec<u8>) {
+                out.push(FORM_1);
+                $(put_varint(out, $get(self.$field));)*
+            }
+
+            fn read(reader: &mut Reader<'_>) -> Result<Self, CorruptValue> {
+                reader.form(FORM_1)?;
+                Ok(Self { $($field: $wrap(reader.varint()?),)* })
+            }
+        }
+    )*};
+}
+
+fn same(value: u64) -> u64 {
+    value
+}
+
+fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+fn unzigzag(value: u64) -> i64 {
+    (value >> 1) as i64 ^ -((value & 1) as i64)
+}
+
+numbers! {
+    /// A number of `meta`.
+    MetaNumber("meta number") {
+        /// Its value.
+        value: u64 = same, same;
+    }
+    /// Which user a phone number or a device belongs to.
+    Owner("owner") {
+        /// That user.
+        user: UserId = UserId::new, UserId::get;
+    }
+    /// What a device has processed.
+    AckRecord("ack") {
+        /// Everything up to here.
+        seq: Seq = Seq::new, Seq::get;
+    }
+    /// Where a mailbox stands. It exists from the moment its user does.
+    MailboxHead("mailbox head") {
+        /// The seq that the next message gets; at least 1.
+        next: Seq = Seq::new, Seq::get;
+        /// Messages up to here are no longer kept; below `next`.
+        trimmed_to: Seq = Seq::new, Seq::get;
+    }
+    /// The window of remembered client message ids.
+    DedupHead("dedup head") {
+        /// Ids up to here are refused as too old.
+        floor: ClientMessageId = ClientMessageId::new, ClientMessageId::get;
+        /// Ids above are new without a look.
+        highest: ClientMessageId = ClientMessageId::new, ClientMessageId::get;
+        /// Entries kept.
+        count: u64 = same, same;
+    }
+    /// The first answer to a send.
+    DedupEntry("dedup entry") {
+        /// Fingerprint of recipient, command and content.
+        fingerprint: u64 = same, same;
+        /// Stored message.
+        message_id: MessageId = MessageId::new, MessageId::get;
+        /// Its place in the recipient's mailbox.
+        seq: Seq = Seq::new, Seq::get;
+        /// Unix milliseconds.
+        created_at_ms: i64 = unzigzag, zigzag;
+    }
+}
+
+impl MailboxHead {
+    /// Of a mailbox without a message.
+    pub const EMPTY: Self = Self { next: Seq::new(1), trimmed_to: Seq::new(0) };
+
+    /// Seq of the newest message; 0 when there never was one.
+    pub const fn latest(&self) -> Seq {
+        Seq::new(self.next.get().saturating_sub(1))
+    }
+}
+
+/// A user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UserRecord {
+    /// Unix milliseconds.
+    pub created_at_ms: i64,
+    /// Empty: made by the backend.
+    pub phone: String,
+}
+
+impl Value for UserRecord {
+    const WHAT: &'static str = "user";
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(FORM_1);
+        put_signed(out, self.created_at_ms);
+        put_bytes(out, self.phone.as_bytes());
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, CorruptValue> {
+        reader.form(FORM_1)?;
+        Ok(Self { created_at_ms: reader.signed()?, phone: reader.text()? })
+    }
+}
+
+/// What a device says of itself; its id is in the key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeviceRecord {
+    /// Unix milliseconds: when it was made for this user.
+    pub created_at_ms: i64,
+    /// `id` is always `None`.
+    pub info: DeviceInfo,
+}
+
+impl Value for DeviceRecord {
+    const WHAT: &'static str = "device";
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(FORM_1);
+        put_signed(out, self.created_at_ms);
+        put_signed(out, i64::from(self.info.kind));
+        let DeviceInfo { brand, model, system_version, sdk_version, push_token, .. } = &self.info;
+        for text in [brand, model, system_version, sdk_version, push_token] {
+            put_bytes(out, text.as_bytes());
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, CorruptValue> {
+        reader.form(FORM_1)?;
+        Ok(Self {
+            created_at_ms: reader.signed()?,
+            info: DeviceInfo {
+                id: None,
+                kind: reader.i32()?,
+                brand: reader.text()?,
+                model: reader.text()?,
+                system_version: reader.text()?,
+                sdk_version: reader.text()?,
+                push_token: reader.text()?,
+            },
+        })
+    }
+}
+
+/// A device's token. It exists as long as the device is registered for that user.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TokenRecord {
+    /// Rises with every token of this registration, from 1.
+    pub generation: u64,
+    /// `None`: revoked.
+    pub token: Option<NewToken>,
+}
+
+impl Value for TokenRecord {
+    const WHAT: &'static str = "token";
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(FORM_1);
+        put_varint(out, self.generation);
+        out.push(u8::from(self.token.is_some()));
+        if let Some(token) = self.token {
+            out.extend_from_slice(token.hash.as_bytes());
+            put_signed(out, token.expires_at_ms);
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, CorruptValue> {
+        reader.form(FORM_1)?;
+        let generation = reader.varint()?;
+        if !reader.flag()? {
+            return Ok(Self { generation, token: None });
+        }
+        let mut hash = [0; 32];
+        hash.copy_from_slice(reader.take(32)?);
+        let token = NewToken { hash: TokenHash::from_bytes(hash), expires_at_ms: reader.signed()? };
+        Ok(Self { generation, token: Some(token) })
+    }
+}
+
+/// The first answer to a write with an idempotency key; never holds a secret.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IdemEntry {
+    /// Fingerprint of the method and all it was given but secrets.
+    pub fingerprint: u64,
+    /// Unix milliseconds.
+    pub expires_at_ms: i64,
+    /// The answer.
+    pub result: IdemResult,
+}
+
+/// What is remembered of an answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum IdemResult {
+    /// Of a registration: ids, no token.
+    Registered(Registered),
+    /// Of a revocation.
+    Revoked(bool),
+    /// Of a push: the seq of each user in the order of the request; 0: no such user.
+    Pushed(MessageId, Vec<Seq>),
+}
+
+impl Value for IdemEntry {
+    const WHAT: &'static str = "idempotency entry";
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(FORM_1);
+        put_varint(out, self.fingerprint);
+        put_signed(out, self.expires_at_ms);
+        match &self.result {
+            IdemResult::Registered(registered) => {
+                out.extend_from_slice(&[1, u8::from(registered.is_new)]);
+                put_varint(out, registered.user.get());
+                put_varint(out, registered.device.get());
+            }
+            IdemResult::Revoked(revoked) => out.extend_from_slice(&[2, u8::from(*revoked)]),
+            IdemResult::Pushed(id, seqs) => {
+                out.push(3);
+                put_varint(out, id.get());
+                put_varint(out, seqs.len() as u64);
+                seqs.iter().for_each(|seq| put_varint(out, seq.get()));
+            }
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, CorruptValue> {
+        reader.form(FORM_1)?;
+        let fingerprint = reader.varint()?;
+        let expires_at_ms = reader.signed()?;
+        let result = match reader.u8()? {
+            1 => IdemResult::Registered(Registered {
+                is_new: reader.flag()?,
+                user: UserId::new(reader.varint()?),
+                device: DeviceId::new(reader.varint()?),
+            }),
+            2 => IdemResult::Revoked(reader.flag()?),
+            3 => {
+                let id = MessageId::new(reader.varint()?);
+                let count = reader.varint()?;
+                let seqs = (0..count).map(|_| reader.varint().map(Seq::new)).collect::<Result<_, _>>()?;
+                IdemResult::Pushed(id, seqs)
+            }
+            _ => return Err(reader.corrupt("unknown result")),
+        };
+        Ok(Self { fingerprint, expires_at_ms, result })
+    }
+}
+
+/// A message in a mailbox.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Entry {
+    /// With its body.
+    Inline(Body),
+    /// Its body is in `message`, in the same partition.
+    Shared(MessageId),
+}
+
+const ENTRY_INLINE: u8 = 1;
+const ENTRY_SHARED: u8 = 2;
+
+impl Entry {
+    /// As [`Value::put`] of [`Entry::Inline`], without owning the body.
+    pub fn put_inline(body: &Body, out: &mut Vec<u8>) {
+        out.push(ENTRY_INLINE);
+        put_body(body, out);
+    }
+}
+
+impl Value for Entry {
+    const WHAT: &'static str = "mailbox entry";
+
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Inline(body) => Self::put_inline(body, out),
+            Self::Shared(id) => {
+                out.push(ENTRY_SHARED);
+                put_varint(out, id.get());
+            }
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, CorruptValue> {
+        match reader.u8()? {
+            ENTRY_INLINE => Ok(Self::Inline(read_body(reader)?)),
+            ENTRY_SHARED => Ok(Self::Shared(MessageId::new(reader.varint()?))),
+            _ => Err(reader.corrupt("unknown form")),
+        }
+    }
+}
+
+/// A body that several mailboxes of one partition point at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SharedBody {
+    /// Entries that point here; trimming the last one removes it.
+    pub references: u64,
+    /// The body.
+    pub body: Body,
+}
+
+impl Value for SharedBody {
+    const WHAT: &'static str = "shared body";
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(FORM_1);
+        put_varint(out, self.references);
+        put_body(&self.body, out);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, CorruptValue> {
+        reader.form(FORM_1)?;
+        Ok(Self { references: reader.varint()?, body: read_body(reader)? })
+    }
+}
+
+fn put_body(body: &Body, out: &mut Vec<u8>) {
+    put_varint(out, body.message_id.get());
+    put_varint(out, body.from_user.get());
+    put_varint(out, body.from_device.get());
+    put_signed(out, i64::from(body.command));
+    put_signed(out, body.created_at_ms);
+    put_bytes(out, &body.content);
+}
+
+fn read_body(reader: &mut Reader<'_>) -> Result<Body, CorruptValue> {
+    Ok(Body {
+        message_id: MessageId::new(reader.varint()?),
+        from_user: UserId::new(reader.varint()?),
+        from_device: DeviceId::new(reader.varint()?),
+        command: reader.i32()?,
+        created_at_ms: reader.signed()?,
+        content: Bytes::copy_from_slice(reader.bytes()?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn comes_back<V: Value + PartialEq + Debug>(value: &V) {
+        let bytes = value.to_bytes();
+        assert_eq!(V::from_bytes(&bytes).as_ref(), Ok(value));
+        for cut in 0..bytes.len() {
+            assert!(V::from_bytes(&bytes[..cut]).is_err(), "a cut value is an error");
+        }
+        let mut unknown = bytes.clone();
+        unknown[0] = 250;
+        assert!(V::from_bytes(&unknown).is_err(), "an unknown form is an error");
+        let longer = [&bytes[..], &[0]].concat();
+        assert!(V::from_bytes(&longer).is_err(), "bytes left over are an error");
+    }
+
+    fn body(content: Vec<u8>, number: u64) -> Body {
+        Body {
+            message_id: MessageId::new(number),
+            from_user: UserId::new(number / 2),
+            from_device: DeviceId::new(number / 3),
+            command: number as i32,
+            content: content.into(),
+            created_at_ms: number as i64,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_value_comes_back_and_no_damage_is_accepted_in_silence(
+            number: u64, signed: i64, kind: i32, text in ".{0,20}", hash: [u8; 32],
+            content in proptest::collection::vec(any::<u8>(), 0..50), flag: bool,
+        ) {
+            let user = UserId::new(number);
+            comes_back(&MetaNumber { value: number });
+            comes_back(&MailboxHead { next: Seq::new(number), trimmed_to: Seq::new(number / 7) });
+            comes_back(&DedupHead {
+                floor: ClientMessageId::new(number / 2), highest: ClientMessageId::new(number), count: 3,
+            });
+            comes_back(&DedupEntry {
+                fingerprint: number, message_id: MessageId::new(number), seq: Seq::new(1), created_at_ms: signed,
+            });
+            comes_back(&UserRecord { created_at_ms: signed, phone: text.clone() });
+            let info = DeviceInfo { kind, brand: text.clone(), push_token: text, ..DeviceInfo::default() };
+            comes_back(&DeviceRecord { created_at_ms: signed, info });
+            let token = NewToken { hash: TokenHash::from_bytes(hash), expires_at_ms: signed };
+            comes_back(&TokenRecord { generation: number, token: flag.then_some(token) });
+            for result in [
+                IdemResult::Registered(Registered { is_new: flag, user, device: DeviceId::new(9) }),
+                IdemResult::Revoked(flag),
+                IdemResult::Pushed(MessageId::new(number), vec![Seq::new(0), Seq::new(number)]),
+            ] {
+                comes_back(&IdemEntry { fingerprint: number, expires_at_ms: signed, result });
+            }
+            comes_back(&Entry::Inline(body(content.clone(), number)));
+            comes_back(&Entry::Shared(MessageId::new(number)));
+            comes_back(&SharedBody { references: 2, body: body(content, number) });
+        }
+
+        #[test]
+        fn no_bytes_make_a_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let _ = Entry::from_bytes(&bytes);
+            let _ = IdemEntry::from_bytes(&bytes);
+            let _ = TokenRecord::from_bytes(&bytes);
+            let _ = DeviceRecord::from_bytes(&bytes);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What the writer did, refused and dropped since start. Written by one thread, read by metrics.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::RequestError;
+
+/// A number that only rises.
+#[derive(Default, Debug)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The sum so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// All counters of the writer.
+#[derive(Default, Debug)]
+pub struct Counters {
+    /// Commands executed or refused.
+    pub commands: Counter,
+    /// Batches, with or without effects.
+    pub batches: Counter,
+    /// Commits that succeeded.
+    pub commits: Counter,
+    /// Messages stored; each mailbox counts.
+    pub sends: Counter,
+    /// Repeated sends that were recognised.
+    pub duplicates: Counter,
+    /// Targets handed to gateways.
+    pub deliveries: Counter,
+    /// Sessions ended by a newer sign-in.
+    pub takeovers: Counter,
+    /// Items lost because a gateway's link was full or down; it announces its sessions again.
+    pub link_full: Counter,
+    /// Submits refused at a bound of the queue (a batch of a link counts once).
+    pub queue_full: Counter,
+    /// Online sessions now, and gateways linked now.
+    pub online: Gauges,
+    refused: [Counter; RequestError::REASONS.len()],
+}
+
+/// Values of the last batch.
+#[derive(Default, Debug)]
+pub struct Gauges {
+    sessions: AtomicU64,
+    users: AtomicU64,
+    gateways: AtomicU64,
+}
+
+impl Gauges {
+    /// Sessions, users, gateways.
+    pub fn get(&self) -> (u64, u64, u64) {
+        let load = |gauge: &AtomicU64| gauge.load(Ordering::Relaxed);
+        (load(&self.sessions), load(&self.users), load(&self.gateways))
+    }
+
+    pub(super) fn set(&self, (sessions, users, gateways): (u64, u64, u64)) {
+        self.sessions.store(sessions, Ordering::Relaxed);
+        self.users.store(users, Ordering::Relaxed);
+        self.gateways.store(gateways, Ordering::Relaxed);
+    }
+}
+
+impl Counters {
+    /// Commands refused, by reason.
+    pub fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        RequestError::REASONS.into_iter().zip(self.refused.iter().map(Counter::get))
+    }
+
+    pub(super) fn count_refusal(&self, error: RequestError) {
+        let at = RequestError::REASONS.iter().position(|reason| *reason == error.reason());
+        self.refused[at.expect("every reason is listed")].add(1);
+    }
+}

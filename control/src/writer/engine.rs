@@ -1,0 +1,275 @@
+//! One turn of the writer: admit, execute, commit, release. Without thread or clock, so that a simulation can drive it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use gimbal_codec::{Attach, CloseReason, DeviceId, Seq, SessionKey, UserId};
+use gimbal_rpc::link::{Down, Refusal, SendResult, Tag};
+
+use super::{Counters, Job};
+use crate::command::{Command, Lane, Reply, ReplyTo, SESSIONS_PAGE_MAX, Sender, SessionRef, Stats};
+use crate::error::RequestError;
+use crate::executor::{Effect, Executor, Output};
+use crate::log::CommandLog;
+use crate::route::{Announced, Arrival, Routes};
+use crate::store::Store;
+
+/// Executor, routes and log of one life of control.
+pub struct Engine {
+    executor: Executor,
+    routes: Routes,
+    log: Box<dyn CommandLog>,
+    store: Arc<dyn Store>,
+    counters: Arc<Counters>,
+    /// A commit failed: the executor's cache may hold what is not on disk, so nothing is executed any more.
+    failed: bool,
+}
+
+enum Admission {
+    Execute,
+    Refuse(RequestError),
+    /// In the next turn: it depends on an attach of this one.
+    Wait,
+}
+
+impl Engine {
+    /// For the life that began when `store` was opened.
+    pub fn new(store: Arc<dyn Store>, log: Box<dyn CommandLog>, counters: Arc<Counters>) -> Self {
+        let epoch = store.control_epoch();
+        let (executor, routes) = (Executor::new(epoch), Routes::new(epoch));
+        Self { executor, routes, log, store, counters, failed: false }
+    }
+
+    /// Executes a prefix of `jobs` (all of them, as a rule, and one at least) as one batch and removes it. Answers and
+    /// deliveries leave after the commit, in the order of the jobs; nothing is committed when nothing changed.
+    pub fn turn(&mut self, jobs: &mut Vec<Job>, now_ms: i64) {
+        let outputs = if self.failed { self.refuse_all(jobs) } else { self.execute(jobs, now_ms) };
+        self.counters.batches.add(1);
+        self.counters.commands.add(outputs.len() as u64);
+        for (job, output) in jobs.drain(..outputs.len()).zip(outputs) {
+            self.release(job, output, now_ms);
+        }
+        self.counters.link_full.add(self.routes.flush());
+        self.counters.online.set(self.routes.counts());
+    }
+
+    /// The routes, for inspection.
+    pub fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    fn execute(&mut self, jobs: &[Job], now_ms: i64) -> Vec<Output> {
+        let mut outputs = Vec::with_capacity(jobs.len());
+        let mut arrived = HashSet::new();
+        let view = Arc::clone(&self.store);
+        let mut batch = self.executor.begin(&*view, now_ms);
+        for job in jobs {
+            match admit(&self.routes, &arrived, &job.command) {
+                Admission::Execute => outputs.push(batch.run(&job.command)),
+                Admission::Refuse(error) => outputs.push(Output::refused(error)),
+                Admission::Wait => break,
+            }
+            if let Command::Announce { session: SessionRef { lane, session, .. }, .. } = &job.command {
+                arrived.insert((*lane, *session));
+            }
+        }
+        let records = batch.finish();
+        if records.is_empty() {
+            return outputs;
+        }
+        match self.log.commit(records) {
+            Ok(()) => {
+                self.counters.commits.add(1);
+                outputs
+            }
+            Err(error) => {
+                tracing::error!(%error, "refusing everything from now on");
+                self.failed = true;
+                self.refuse_all(&jobs[..outputs.len()])
+            }
+        }
+    }
+
+    fn refuse_all(&self, jobs: &[Job]) -> Vec<Output> {
+        jobs.iter()
+            .map(|job| match job.command {
+                Command::Detach { .. }
+                | Command::GatewayUp { .. }
+                | Command::GatewayDown { .. }
+                | Command::ListSessions { .. }
+                | Command::Kick { .. }
+                | Command::Stats => Output { result: Ok(Reply::Done), effect: Effect::None },
+                _ => Output::refused(RequestError::Unavailable),
+            })
+            .collect()
+    }
+
+    fn release(&mut self, job: Job, output: Output, now_ms: i64) {
+        if let Err(error) = output.result {
+            self.counters.count_refusal(error);
+        }
+        self.apply(output.effect);
+        let Job { command, reply_to } = job;
+        let result = match command {
+            Command::Attach { lane, session, user, device, peer, .. } => {
+                self.attach(&Arrival { lane, session, user, device, peer: &peer }, output.result, now_ms);
+                return;
+            }
+            Command::Announce { session, user, device, peer } => {
+                self.announce(session, (user, device), &peer, output.result, now_ms);
+                return;
+            }
+            Command::Detach { session, user, device } => {
+                self.routes.detach(session, user, device);
+                output.result
+            }
+            Command::GatewayUp { lane, hello, down } => {
+                self.routes.gateway_up(lane, hello, down);
+                output.result
+            }
+            Command::GatewayDown { lane } => {
+                self.routes.gateway_down(lane);
+                output.result
+            }
+            Command::ListSessions { user, from, limit } => {
+                Ok(Reply::Sessions(self.routes.page(user, from, limit.clamp(1, SESSIONS_PAGE_MAX))))
+            }
+            Command::Kick { user, device } => {
+                Ok(Reply::Kicked(self.routes.kick(user, device, CloseReason::Kicked)))
+            }
+            Command::Stats => Ok(Reply::Stats(self.stats())),
+            Command::Send { sender, .. } => {
+                let sent = sent(output.result.clone());
+                self.counters.duplicates.add(u64::from(matches!(&sent, Ok(sent) if sent.duplicate)));
+                if let Some((lane, to, tag)) = self.way_back(&reply_to, sender) {
+                    self.routes.send(lane, Down::SendDone { to, tag, result: sent });
+                }
+                output.result
+            }
+            Command::Ack { sender, .. } => {
+                if let Some((lane, to, tag)) = self.way_back(&reply_to, sender) {
+                    self.routes.send(lane, Down::AckDone { to, tag, result: acked(output.result.clone()) });
+                }
+                output.result
+            }
+            _ => output.result,
+        };
+        if let ReplyTo::Call(answer) = reply_to {
+            // A caller that has gone needs no answer.
+            let _ = answer.send(result);
+        }
+    }
+
+    fn apply(&mut self, effect: Effect) {
+        match effect {
+            Effect::None => {}
+            Effect::Deliver { body, user, seq } => {
+                self.counters.sends.add(1);
+                self.counters.deliveries.add(self.routes.deliver(&body, &[(user, seq)]));
+            }
+            Effect::DeliverMany { body, users } => {
+                if !body.message_id.is_none() {
+                    self.counters.sends.add(users.len() as u64);
+                }
+                self.counters.deliveries.add(self.routes.deliver(&body, &users));
+            }
+            Effect::Kick { user, device, reason } => {
+                self.routes.kick(user, Some(device), reason);
+            }
+        }
+    }
+
+    fn attach(&mut self, arrival: &Arrival<'_>, result: Result<Reply, RequestError>, now_ms: i64) {
+        let (lane, session) = (arrival.lane, arrival.session);
+        match result {
+            Ok(Reply::Admitted { latest }) => {
+                let Some((attach, took_over)) = self.routes.attach(arrival, now_ms) else { return };
+                self.counters.takeovers.add(u64::from(took_over));
+                self.routes.send(lane, Down::SignedIn { session, attach, latest });
+            }
+            Ok(reply) => unreachable!("an attach is admitted or refused, not {reply:?}"),
+            Err(error) => self.routes.send(lane, Down::SignInRefused { session, refusal: error.refusal() }),
+        }
+    }
+
+    fn announce(
+        &mut self,
+        at: SessionRef,
+        (user, device): (UserId, DeviceId),
+        peer: &str,
+        result: Result<Reply, RequestError>,
+        now_ms: i64,
+    ) {
+        let SessionRef { lane, session, attach: was } = at;
+        let kick = |reason| Down::Kick { session, attach: was, reason };
+        let item = match result {
+            Ok(Reply::Admitted { latest }) => {
+                match self.routes.announce(&Arrival { lane, session, user, device, peer }, was, now_ms) {
+                    Some(Announced::Attached(attach)) => Down::Announced { session, attach, latest },
+                    Some(Announced::Superseded) => kick(CloseReason::Takeover),
+                    None => return,
+                }
+            }
+            Ok(reply) => unreachable!("an announcement is admitted or refused, not {reply:?}"),
+            Err(RequestError::NotSignedIn) => {
+                self.routes.detach(at, user, device);
+                kick(CloseReason::TokenRevoked)
+            }
+            Err(_) => kick(CloseReason::Unavailable),
+        };
+        self.routes.send(lane, item);
+    }
+
+    /// Where a session's answer goes. If it was announced anew since the call, the gateway knows it by the later number
+    /// when the answer arrives.
+    fn way_back(&self, reply_to: &ReplyTo, sender: Sender) -> Option<(Lane, (SessionKey, Attach), Tag)> {
+        let ReplyTo::Session { session, tag } = reply_to else { return None };
+        let attach = self.routes.current(*session, sender.user, sender.device).unwrap_or(session.attach);
+        Some((session.lane, (session.session, attach), tag.clone()))
+    }
+
+    fn stats(&self) -> Stats {
+        let (sessions, users_online, gateways) = self.routes.counts();
+        Stats {
+            sessions,
+            users_online,
+            gateways,
+            commands: self.counters.commands.get(),
+            commits: self.counters.commits.get(),
+            wal_syncs: self.store.wal_syncs(),
+            sends: self.counters.sends.get(),
+            control_epoch: self.store.control_epoch(),
+        }
+    }
+}
+
+/// A session's call is executed only when that session is its device's newest.
+fn admit(routes: &Routes, arrived: &HashSet<(Lane, SessionKey)>, command: &Command) -> Admission {
+    let (Command::Send { sender, .. } | Command::Ack { sender, .. }) = command else {
+        return Admission::Execute;
+    };
+    let Some(session) = sender.session else { return Admission::Execute };
+    if routes.current(session, sender.user, sender.device).is_some() {
+        Admission::Execute
+    } else if arrived.contains(&(session.lane, session.session)) {
+        Admission::Wait
+    } else {
+        Admission::Refuse(RequestError::Stale)
+    }
+}
+
+fn sent(result: Result<Reply, RequestError>) -> Result<SendResult, Refusal> {
+    match result {
+        Ok(Reply::Sent(sent)) => Ok(sent),
+        Ok(reply) => unreachable!("a send is not answered by {reply:?}"),
+        Err(error) => Err(error.refusal()),
+    }
+}
+
+fn acked(result: Result<Reply, RequestError>) -> Result<Seq, Refusal> {
+    match result {
+        Ok(Reply::Acked(seq)) => Ok(seq),
+        Ok(reply) => unreachable!("an ack is not answered by {reply:?}"),
+        Err(error) => Err(error.refusal()),
+    }
+}

@@ -1,0 +1,182 @@
+//! The bounded queue into the writer thread. One lock for a whole batch on either side.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::{Job, Limits};
+use crate::command::Command;
+use crate::error::RequestError;
+
+/// Link changes and detaches that may wait beyond the bound.
+const RESERVE_COMMANDS: usize = 4096;
+
+pub(super) struct Queue {
+    limits: Limits,
+    state: Mutex<State>,
+    filled: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    bytes: usize,
+    closed: bool,
+    writer_waits: bool,
+}
+
+impl Queue {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, state: Mutex::default(), filled: Condvar::new() }
+    }
+
+    pub(super) fn push(&self, job: Job) -> Result<(), RequestError> {
+        let bytes = job_bytes(&job);
+        let reserve = if has_reserve(&job.command) { RESERVE_COMMANDS } else { 0 };
+        let mut state = self.admit(1, bytes, reserve)?;
+        state.jobs.push_back(job);
+        self.wake(state);
+        Ok(())
+    }
+
+    pub(super) fn push_many(&self, jobs: &mut Vec<Job>) -> Result<(), RequestError> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        let bytes = jobs.iter().map(job_bytes).sum();
+        let reserve = if jobs.iter().all(|job| has_reserve(&job.command)) { RESERVE_COMMANDS } else { 0 };
+        let mut state = self.admit(jobs.len(), bytes, reserve)?;
+        state.jobs.extend(jobs.drain(..));
+        self.wake(state);
+        Ok(())
+    }
+
+    /// Waits for work and fills `batch` (empty before) with what fits one commit; false when closed and empty.
+    pub(super) fn take(&self, batch: &mut Vec<Job>) -> bool {
+        let mut state = self.lock();
+        while state.jobs.is_empty() {
+            if state.closed {
+                return false;
+            }
+            state.writer_waits = true;
+            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.writer_waits = false;
+        }
+        let (mut weight, mut bytes) = (0, 0);
+        while let Some(job) = state.jobs.front() {
+            weight += job.command.weight();
+            bytes += job.command.effect_bytes();
+            let full = weight > self.limits.batch_commands_max || bytes > self.limits.batch_bytes_max;
+            if full && !batch.is_empty() {
+                break;
+            }
+            let job = state.jobs.pop_front().expect("the front was just seen");
+            state.bytes -= job_bytes(&job);
+            batch.push(job);
+        }
+        true
+    }
+
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        drop(state);
+        self.filled.notify_one();
+    }
+
+    pub(super) fn depth(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.jobs.len(), state.bytes)
+    }
+
+    fn admit(
+        &self,
+        count: usize,
+        bytes: usize,
+        reserve: usize,
+    ) -> Result<MutexGuard<'_, State>, RequestError> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(RequestError::Unavailable);
+        }
+        // A batch above the whole bound still enters an empty queue: else it could never be served.
+        let fits = state.jobs.len() + count <= self.limits.queue_commands_max + reserve
+            && (reserve > 0 || state.bytes + bytes <= self.limits.queue_bytes_max);
+        if !fits && !state.jobs.is_empty() {
+            return Err(RequestError::Busy);
+        }
+        state.bytes += bytes;
+        Ok(state)
+    }
+
+    fn wake(&self, state: MutexGuard<'_, State>) {
+        let waits = state.writer_waits;
+        drop(state);
+        if waits {
+            self.filled.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn job_bytes(job: &Job) -> usize {
+    size_of::<Job>() + job.command.heap_bytes()
+}
+
+/// Commands whose loss nothing would mend.
+fn has_reserve(command: &Command) -> bool {
+    matches!(command, Command::GatewayUp { .. } | Command::GatewayDown { .. } | Command::Detach { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Lane, ReplyTo};
+
+    fn job(command: Command) -> Job {
+        Job { command, reply_to: ReplyTo::Nobody }
+    }
+
+    fn small() -> Queue {
+        Queue::new(Limits {
+            batch_commands_max: 2,
+            batch_bytes_max: 100,
+            queue_commands_max: 3,
+            queue_bytes_max: 4096,
+        })
+    }
+
+    #[test]
+    fn a_full_queue_refuses_but_keeps_its_reserve_for_link_changes() {
+        let queue = small();
+        for _ in 0..3 {
+            queue.push(job(Command::Stats)).unwrap();
+        }
+        assert_eq!(queue.push(job(Command::Stats)), Err(RequestError::Busy));
+        queue.push(job(Command::GatewayDown { lane: Lane(1) })).unwrap();
+        assert_eq!(queue.depth().0, 4);
+    }
+
+    #[test]
+    fn many_are_taken_whole_or_not_at_all_and_leave_in_batches() {
+        let queue = small();
+        let mut jobs: Vec<Job> = (0..3).map(|_| job(Command::Stats)).collect();
+        queue.push_many(&mut jobs).unwrap();
+        assert!(jobs.is_empty());
+        jobs.push(job(Command::Stats));
+        assert_eq!(queue.push_many(&mut jobs), Err(RequestError::Busy));
+        assert_eq!(jobs.len(), 1);
+        let mut batch = Vec::new();
+        assert!(queue.take(&mut batch));
+        assert_eq!(batch.len(), 2);
+        batch.clear();
+        assert!(queue.take(&mut batch));
+        assert_eq!((batch.len(), queue.depth()), (1, (0, 0)));
+        queue.close();
+        batch.clear();
+        assert!(!queue.take(&mut batch));
+        assert_eq!(queue.push(job(Command::Stats)), Err(RequestError::Unavailable));
+    }
+}

@@ -1,0 +1,20 @@
+//! The core of control against its promises: one binary, one module for each property, memory and rocks alike.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+#[path = "control/accounts.rs"]
+mod accounts;
+#[path = "control/durability.rs"]
+mod durability;
+#[path = "control/messages.rs"]
+mod messages;
+#[path = "control/properties.rs"]
+mod properties;
+#[path = "control/sessions.rs"]
+mod sessions;
+mod service;
+mod sim;
+#[path = "control/support.rs"]
+mod support;
+#[path = "control/threads.rs"]
+mod threads;
