@@ -1,5 +1,7 @@
 //! End to end: the release binary, driven from outside over its sockets. One file for each property.
 
+#![expect(clippy::unwrap_used, reason = "a test that panics has said what is wrong")]
+
 mod bad_input;
 mod crash;
 mod disk;
@@ -7,6 +9,7 @@ mod gim;
 mod harness;
 mod messages;
 mod ops;
+mod people;
 mod restart;
 mod rooms;
 mod slow;

@@ -58,6 +58,22 @@ fn ten_thousand_silent_connections_harm_nobody_and_are_closed() {
     late.heartbeat();
 }
 
+#[test]
+fn accepting_goes_on_after_descriptors_ran_out() {
+    let server = Server::start_with(Settings { open_files_max: Some(256), ..Settings::default() });
+    let api = Api::connect(server.grpc);
+    let devices: Vec<_> = (0..3).map(|_| api.device()).collect();
+    let mut witness = Client::online(server.tcp, &devices[0]);
+    for device in &devices[1..] {
+        // More than there are descriptors; the kernel completes the connections that wait to be accepted.
+        let crowd: Vec<TcpStream> = (0..400).map(|_| TcpStream::connect(server.tcp).unwrap()).collect();
+        witness.heartbeat();
+        drop(crowd);
+        Client::online(server.tcp, device).heartbeat();
+    }
+    assert!(until(|| http::labelled(server.gateway_http, "accept_no_descriptor") > 0.0));
+}
+
 fn read_to_end(mut stream: &TcpStream) {
     let mut got = Vec::new();
     // A reset instead of an end is as good: the server let go.

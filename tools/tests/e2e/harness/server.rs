@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) control: String,
     /// Limits each file of the server to so many KiB, as a full disk would.
     pub(crate) file_kib_max: Option<u64>,
+    /// Most open files of the server.
+    pub(crate) open_files_max: Option<u64>,
 }
 
 impl Settings {
@@ -142,9 +144,11 @@ impl Server {
         if verb != "gateway" {
             arguments.extend(["--data".to_owned(), self.data().display().to_string()]);
         }
-        let mut command = match self.settings.file_kib_max {
-            None => Command::new(env!("CARGO_BIN_EXE_gimbal")),
-            Some(kib) => limited(kib),
+        let mut command = match self.settings {
+            Settings { file_kib_max: None, open_files_max: None, .. } => {
+                Command::new(env!("CARGO_BIN_EXE_gimbal"))
+            }
+            Settings { file_kib_max, open_files_max, .. } => limited(file_kib_max, open_files_max),
         };
         command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         command.spawn().unwrap()
@@ -272,10 +276,14 @@ impl Drop for Server {
     }
 }
 
-/// The binary with a bound on the size of each file; the signal that would end it is ignored, so that writes fail instead.
-fn limited(kib: u64) -> Command {
+/// The binary within limits. The signal that would end it at a file's bound is ignored, so that the write fails instead.
+fn limited(file_kib_max: Option<u64>, open_files_max: Option<u64>) -> Command {
+    let set = |flag: &str, limit: Option<u64>| {
+        limit.map_or(String::new(), |limit| format!("ulimit {flag} {limit};"))
+    };
+    let (size, files) = (set("-f", file_kib_max), set("-n", open_files_max));
+    let script = format!("trap '' XFSZ; {size} {files} exec \"$0\" \"$@\"");
     let mut command = Command::new("bash");
-    let script = format!("trap '' XFSZ; ulimit -f {kib}; exec \"$0\" \"$@\"");
     command.args(["-c", &script, env!("CARGO_BIN_EXE_gimbal")]);
     command
 }
