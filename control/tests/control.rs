@@ -10,9 +10,9 @@ mod durability;
 mod messages;
 #[path = "control/properties.rs"]
 mod properties;
+mod service;
 #[path = "control/sessions.rs"]
 mod sessions;
-mod service;
 mod sim;
 #[path = "control/support.rs"]
 mod support;

@@ -186,9 +186,7 @@ impl Server {
                 match Shard::new(setup) {
                     Ok(shard) => {
                         let _ = tell.send(Ok(()));
-                        let pulse = glommio::spawn_local(pulse());
                         shard.run().await;
-                        pulse.cancel().await;
                     }
                     Err(error) => {
                         let _ = tell.send(Err(error));
@@ -244,12 +242,6 @@ impl Drop for EndOfShard {
             std::process::abort();
         }
         self.has_ended.store(true, Ordering::Release);
-    }
-}
-
-async fn pulse() {
-    loop {
-        glommio::timer::sleep(PULSE).await;
     }
 }
 

@@ -1,5 +1,7 @@
 //! The gateway over real loopback sockets, with a control plane that lives in the test. One property a module.
 
+#![cfg(test)]
+
 mod accept;
 mod bad_input;
 mod deadlines;

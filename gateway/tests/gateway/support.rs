@@ -133,10 +133,6 @@ impl Client {
         self.socket.set_read_timeout(Some(patience)).unwrap();
     }
 
-    pub(crate) fn local_addr(&self) -> SocketAddr {
-        self.socket.local_addr().unwrap()
-    }
-
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).unwrap();
     }

@@ -179,14 +179,7 @@ impl World {
                 let left = 90 + self.random.below(60);
                 self.client.beat(room.saturating_sub(left));
             }
-            Step::RoomFrame => {
-                let frame =
-                    Packet { command: Command::Heartbeat.number(), content: &[1; 60], ..Packet::default() };
-                if let Some(Connection { session, queue }) = self.sessions.get_mut(self.key) {
-                    let offered = offer(session, queue, &frame.to_frame(), self.limits.queue_bytes_max);
-                    self.shed += u64::from(offered == Offered::Shed);
-                }
-            }
+            Step::RoomFrame => self.room_frame(),
             Step::ClientReconnects => self.connect(),
             Step::LinkBreaks => self.break_link(),
             Step::LinkMends => self.mend_link(),
@@ -213,6 +206,14 @@ impl World {
             self.connect();
         }
         self.check();
+    }
+
+    fn room_frame(&mut self) {
+        let frame = Packet { command: Command::Heartbeat.number(), content: &[1; 60], ..Packet::default() };
+        if let Some(Connection { session, queue }) = self.sessions.get_mut(self.key) {
+            let offered = offer(session, queue, &frame.to_frame(), self.limits.queue_bytes_max);
+            self.shed += u64::from(offered == Offered::Shed);
+        }
     }
 
     /// No more trouble: everything arrives, and then everything has arrived.

@@ -1,9 +1,10 @@
 //! A blocking client on std sockets and the codec. It checks the server's promise on every message it is given.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    time::Duration,
 };
 
 use gimbal_codec::{
@@ -11,6 +12,9 @@ use gimbal_codec::{
 };
 
 use super::{Device, PATIENCE};
+
+/// When a call is repeated instead of waited for.
+const IMPATIENCE: Duration = Duration::from_secs(1);
 
 /// A message as the client keeps it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,6 +66,12 @@ pub(crate) enum Event {
     End,
 }
 
+impl Event {
+    fn answers(&self, wanted: &str) -> bool {
+        matches!(self, Self::Answer { request_id, .. } if request_id == wanted) || *self == Self::End
+    }
+}
+
 /// A refused call: its reply code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Refused(pub(crate) i32);
@@ -74,6 +84,8 @@ pub(crate) struct Client {
     messages: VecDeque<Message>,
     signals: VecDeque<(UserId, Vec<u8>)>,
     requests: u64,
+    /// Requests nobody waits for any more.
+    abandoned: HashSet<String>,
     /// Highest seq it was given; `None`: it signed in as gim's clients do.
     cursor: Option<u64>,
     behind: bool,
@@ -98,6 +110,7 @@ impl Client {
             messages: VecDeque::new(),
             signals: VecDeque::new(),
             requests: 0,
+            abandoned: HashSet::new(),
             cursor: None,
             behind: false,
             closed: None,
@@ -152,10 +165,31 @@ impl Client {
         self.answer(&wanted)
     }
 
+    /// As [`Self::call`], but gives up after a while, as the protocol allows a client to; a late answer is then ignored.
+    pub(crate) fn try_call<B: Body + ?Sized>(
+        &mut self,
+        command: Command,
+        body: &B,
+    ) -> Option<Result<Vec<u8>, Refused>> {
+        let wanted = self.request(command, body);
+        self.stream.set_read_timeout(Some(IMPATIENCE)).unwrap();
+        let mut in_time = true;
+        while in_time && !self.arrived.iter().any(|event| event.answers(&wanted)) {
+            in_time = self.arrive();
+        }
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        if in_time {
+            return Some(self.answer(&wanted));
+        }
+        self.abandoned.insert(wanted);
+        None
+    }
+
     /// Waits for the answer to a request.
     pub(crate) fn answer(&mut self, wanted: &str) -> Result<Vec<u8>, Refused> {
         loop {
             match self.event() {
+                Event::Answer { request_id, .. } if self.abandoned.remove(&request_id) => {}
                 Event::Answer { request_id, content, .. } if request_id == wanted => {
                     let reply = body::Reply::decode(&content).unwrap();
                     return if reply.code == 0 { Ok(reply.data.to_vec()) } else { Err(Refused(reply.code)) };
@@ -191,28 +225,34 @@ impl Client {
     /// # Panics
     /// When nothing arrives for as long as patience lasts.
     pub(crate) fn event(&mut self) -> Event {
-        let mut chunk = [0; 65_536];
         while self.arrived.is_empty() {
-            let count = match self.stream.read(&mut chunk) {
-                Ok(count) => count,
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    panic!("nothing arrived for {PATIENCE:?}")
-                }
-                Err(_) => 0,
-            };
-            if count == 0 {
-                return Event::End;
-            }
-            let mut feed = self.decoder.feed(&chunk[..count]);
-            while let Some(packet) = feed.next_frame(limits::FRAME_BYTES_MAX_DOWN).unwrap() {
-                self.arrived.push_back(event(packet));
-            }
+            assert!(self.arrive(), "nothing arrived for {PATIENCE:?}");
         }
         let event = self.arrived.pop_front().expect("not empty");
         if let Event::Close { code, .. } = event {
             self.closed = Some(code);
         }
         event
+    }
+
+    /// Reads once; false when the time for it is over.
+    fn arrive(&mut self) -> bool {
+        let mut chunk = [0; 65_536];
+        let count = match self.stream.read(&mut chunk) {
+            Ok(count) => count,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return false;
+            }
+            Err(_) => 0,
+        };
+        if count == 0 {
+            self.arrived.push_back(Event::End);
+        }
+        let mut feed = self.decoder.feed(&chunk[..count]);
+        while let Some(packet) = feed.next_frame(limits::FRAME_BYTES_MAX_DOWN).unwrap() {
+            self.arrived.push_back(event(packet));
+        }
+        true
     }
 
     /// Reads until `count` messages are there, syncing when told to be behind, and takes them.
@@ -247,6 +287,7 @@ impl Client {
                     assert_eq!(content, b"beat");
                     return;
                 }
+                Event::Answer { request_id, .. } if self.abandoned.remove(&request_id) => {}
                 event => self.keep(event),
             }
         }
