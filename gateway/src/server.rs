@@ -3,14 +3,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gimbal_codec::{GatewayId, ShardId};
 use gimbal_rpc::link::{Control, Downlink, Hello, Uplink};
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 
 use crate::config::Config;
 use crate::error::StartError;
@@ -21,9 +20,9 @@ use crate::session::Limits;
 use crate::shard::{Clock, Inbox, Peers, Setup, Shard};
 use crate::transport::tcp::{ListenOptions, listen};
 
-/// Never: a shard yields by its own clock. glommio 0.9 goes to sleep with runnable tasks when this timer fires between its
-/// poll of the rings and its run of the task queues (`run_task_queues` then answers that nothing ran), which a thread that
-/// loses its core for as long as a short timer meets within seconds.
+/// Never. When this timer fires between glommio's poll of its rings and its look at the task queues, as it does once the
+/// thread loses its core there, glommio 0.9 parks for ever with runnable tasks (`run_task_queues` answers that nothing
+/// ran). It is not needed: the shard decides itself when glommio runs.
 const PREEMPT_TIMER: Duration = Duration::from_secs(24 * 3600);
 
 /// Registered buffers of glommio's rings, which own no sockets here: no more than it needs to start.
@@ -46,24 +45,12 @@ pub enum Plane {
 /// A running gateway. Dropping it closes every connection at once; [`Server::drain`] is the tidy way.
 pub struct Server {
     peers: Arc<Peers>,
-    shards: Vec<Running>,
+    shards: Vec<JoinHandle<()>>,
     metrics: Metrics,
     address: SocketAddr,
     hello: Hello,
     remote: Option<RemoteControl>,
     limits: Limits,
-}
-
-/// One shard's thread.
-struct Running {
-    handle: ExecutorJoinHandle<()>,
-    has_ended: Arc<AtomicBool>,
-}
-
-impl Running {
-    fn has_ended(&self) -> bool {
-        self.has_ended.load(Ordering::Acquire)
-    }
 }
 
 /// How a drain ended.
@@ -152,7 +139,7 @@ impl Server {
 
     /// Whether every shard runs and the link is up: for `/readyz`.
     pub fn is_ready(&self) -> bool {
-        self.shards.iter().all(|shard| !shard.has_ended())
+        self.shards.iter().all(|shard| !shard.is_finished())
             && self.remote.as_ref().is_none_or(RemoteControl::is_up)
     }
 
@@ -168,33 +155,17 @@ impl Server {
         Drained { cut: self.metrics.connections(), stuck }
     }
 
-    fn spawn(
-        &mut self,
-        setup: Setup,
-        placement: Placement,
-    ) -> Result<mpsc::Receiver<io::Result<()>>, StartError> {
+    fn spawn(&mut self, setup: Setup, placement: Placement) -> Result<Ready, StartError> {
         let shard = setup.id.0;
         let (tell, ready) = mpsc::sync_channel(1);
-        let has_ended = Arc::new(AtomicBool::new(false));
-        let end = EndOfShard { has_ended: Arc::clone(&has_ended) };
-        let handle = LocalExecutorBuilder::new(placement)
-            .name(&format!("gimbal-shard-{shard}"))
-            .io_memory(GLOMMIO_IO_BYTES)
-            .preempt_timer(PREEMPT_TIMER)
-            .spawn(move || async move {
-                let _end = end;
-                match Shard::new(setup) {
-                    Ok(shard) => {
-                        let _ = tell.send(Ok(()));
-                        shard.run().await;
-                    }
-                    Err(error) => {
-                        let _ = tell.send(Err(error));
-                    }
-                }
+        let thread = thread::Builder::new()
+            .name(format!("gimbal-shard-{shard}"))
+            .spawn(move || {
+                let _abort = AbortOnPanic;
+                run_shard(setup, placement, &tell);
             })
-            .map_err(|error| StartError::Shard { shard, source: io::Error::other(error.to_string()) })?;
-        self.shards.push(Running { handle, has_ended });
+            .map_err(|source| StartError::Shard { shard, source })?;
+        self.shards.push(thread);
         Ok(ready)
     }
 
@@ -203,17 +174,17 @@ impl Server {
         const POLL: Duration = Duration::from_millis(2);
         let rounds = deadline.as_millis() / POLL.as_millis();
         for _ in 0..rounds {
-            if self.shards.iter().all(Running::has_ended) {
+            if self.shards.iter().all(JoinHandle::is_finished) {
                 break;
             }
             thread::sleep(POLL);
         }
         let mut stuck = 0;
         for shard in self.shards.drain(..) {
-            if !shard.has_ended() {
+            if shard.is_finished() {
+                shard.join().expect("a shard that panics ends the process");
+            } else {
                 stuck += 1;
-            } else if let Err(error) = shard.handle.join() {
-                tracing::error!(%error, "shard ended with an error");
             }
         }
         stuck
@@ -230,19 +201,53 @@ impl Drop for Server {
     }
 }
 
-/// A shard that panics owns sessions that nobody will serve: the process ends, and its supervisor starts it anew.
-struct EndOfShard {
-    has_ended: Arc<AtomicBool>,
-}
+/// How a shard's thread says whether it accepts connections.
+type Ready = mpsc::Receiver<Result<(), StartError>>;
 
-impl Drop for EndOfShard {
+/// A shard that panics owns sessions that nobody will serve: the process ends, and its supervisor starts it anew.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if thread::panicking() {
             tracing::error!("a shard panicked: the process ends");
             std::process::abort();
         }
-        self.has_ended.store(true, Ordering::Release);
     }
+}
+
+/// All of a shard's thread.
+fn run_shard(setup: Setup, placement: Placement, tell: &mpsc::SyncSender<Result<(), StartError>>) {
+    let shard = setup.id.0;
+    let executor = match executor(placement) {
+        Ok(executor) => executor,
+        Err(error) => {
+            let source = io::Error::other(format!("glommio: {error}"));
+            let _ = tell.send(Err(StartError::Shard { shard, source }));
+            return;
+        }
+    };
+    match Shard::new(setup) {
+        Ok(shard) => {
+            let _ = tell.send(Ok(()));
+            shard.run(&executor);
+        }
+        Err(source) => {
+            let _ = tell.send(Err(StartError::Ring { advice: setup::explain(&source), source }));
+        }
+    }
+}
+
+/// The calling thread's executor, which also binds the thread to its core; where a machine does not say what cores it has
+/// (a container without sysfs), the thread floats.
+fn executor(placement: Placement) -> glommio::Result<LocalExecutor, ()> {
+    let make = |placement| {
+        LocalExecutorBuilder::new(placement).io_memory(GLOMMIO_IO_BYTES).preempt_timer(PREEMPT_TIMER).make()
+    };
+    make(placement).or_else(|error| {
+        tracing::warn!(%error, "the shard is not pinned");
+        make(Placement::Unbound)
+    })
 }
 
 fn raise_limits() {
@@ -325,13 +330,35 @@ fn connect(plane: Plane, hello: Hello, peers: &Arc<Peers>) -> Result<Connected, 
     }
 }
 
-fn await_ready(shard: u8, ready: &mpsc::Receiver<io::Result<()>>) -> Result<(), StartError> {
-    match ready.recv() {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(source)) => Err(StartError::Ring { advice: setup::explain(&source), source }),
-        Err(_) => Err(StartError::Shard {
-            shard,
-            source: io::Error::other("glommio's executor did not start; it needs 512 KiB of locked memory"),
-        }),
+fn await_ready(shard: u8, ready: &Ready) -> Result<(), StartError> {
+    ready
+        .recv()
+        .unwrap_or_else(|_| Err(StartError::Shard { shard, source: io::ErrorKind::BrokenPipe.into() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    #[test]
+    fn glommio_tasks_and_timers_go_on_while_it_is_lent_a_moment_at_a_time() {
+        let executor = executor(Placement::Unbound).unwrap();
+        let steps = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&steps);
+        executor.run(async move {
+            let count = async move {
+                loop {
+                    glommio::timer::sleep(Duration::from_millis(1)).await;
+                    counted.set(counted.get() + 1);
+                }
+            };
+            glommio::spawn_local(count).detach();
+        });
+        while steps.get() < 5 {
+            executor.run(std::future::ready(()));
+        }
     }
 }

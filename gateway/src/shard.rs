@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use gimbal_codec::{RoomId, SessionKey, ShardId};
 use gimbal_rpc::link::{Up, Uplink};
+use glommio::LocalExecutor;
 
 use crate::fanout::Bursts;
 use crate::metrics::{Drop, Gauge, ShardMetrics, Total};
@@ -61,8 +62,9 @@ const ROOM_COUNTS_MS: u64 = 1000;
 /// Accepting pauses for so long when no descriptor or memory is left.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
-/// glommio's own tasks and input get their share this often. It costs some system calls, so not every turn.
-const YIELD_MS: u64 = 5;
+/// glommio's own tasks and input get their share this often while the shard is busy, and once a [`TICK`] while it is not. It
+/// costs some system calls, so not every turn.
+const LEND_MS: u64 = 5;
 
 /// Time as one gateway sees it.
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +122,7 @@ pub(crate) struct Shard {
     clock: Clock,
     now: Moment,
     unix_ms: i64,
-    yielded_at: Moment,
+    lent_at: Moment,
     limits: Limits,
     accepting: Accepting,
     conns: Sessions<Conn>,
@@ -168,7 +170,7 @@ impl Shard {
             clock: setup.clock,
             now,
             unix_ms: setup.clock.unix_ms(now),
-            yielded_at: now,
+            lent_at: now,
             limits: setup.limits,
             accepting: Accepting { listener: Some(setup.listener), is_armed: false, retry_at: None },
             conns: Sessions::new(setup.id, setup.connections_max),
@@ -199,16 +201,17 @@ impl Shard {
         Ok(shard)
     }
 
-    /// Turns until it is told to end, or has drained.
+    /// Turns until it is told to end, or has drained. Between turns, and not as one of its tasks, it runs `executor`: so
+    /// nothing in there can keep the shard from its next turn but a task that does not yield.
     ///
     /// # Panics
     /// When the kernel takes no more of the ring's work, which nothing would mend.
-    pub(crate) async fn run(mut self) {
+    pub(crate) fn run(mut self, executor: &LocalExecutor) {
         while !self.turn() {
             self.enter();
-            if self.yielded_at.plus_ms(YIELD_MS) <= self.now {
-                self.yielded_at = self.now;
-                glommio::executor().yield_task_queue_now().await;
+            if self.lent_at.plus_ms(LEND_MS) <= self.now {
+                self.lent_at = self.now;
+                executor.run(std::future::ready(()));
             }
         }
         self.publish();
