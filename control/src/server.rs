@@ -185,6 +185,12 @@ impl ControlServer {
         let _ = self.extra_metrics.set(extra);
     }
 
+    /// From now on `/readyz` and the health service tell balancers to go elsewhere; calls and links go on.
+    pub async fn set_not_ready(&self) {
+        self.plane.set_stopping();
+        set_health(&self.health, false).await;
+    }
+
     /// Stops in order: readiness fails, links and calls end (within `deadline`, then they are cut), the writer finishes
     /// what it took, and the store closes, unless somebody still holds [`Self::plane`] or a link of it. What was
     /// acknowledged is durable in any case.

@@ -144,7 +144,9 @@ impl Ring {
     /// Only what no later call would mend; interruptions and a full completion queue are not errors.
     pub(crate) fn enter(&mut self, wait: bool) -> io::Result<()> {
         self.flush_backlog();
-        let wait = wait && self.ready.is_empty() && self.uring.completion().is_empty();
+        // What is in the backlog is not in flight, so nobody would wake us for it.
+        let wait =
+            wait && self.backlog.is_empty() && self.ready.is_empty() && self.uring.completion().is_empty();
         if !wait && !self.needs_enter() {
             return Ok(());
         }

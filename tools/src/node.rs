@@ -118,6 +118,7 @@ impl Node {
     pub async fn run(self, mut stop: Stop, drain_over: Duration) -> Result<()> {
         stop.asked().await;
         stop.during(async {
+            self.control.set_not_ready().await;
             let drained = drain(self.gateway, drain_over).await;
             self.control.stop(CALLS_DEADLINE).await;
             drained

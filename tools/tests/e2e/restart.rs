@@ -3,7 +3,7 @@
 use gimbal_codec::{ClientMessageId, CloseReason, Command, body, code};
 use gimbal_rpc::v1 as pb;
 
-use crate::harness::{Api, Client, Event, Server, Settings, client::Refused, server::until};
+use crate::harness::{Api, Client, Event, Server, Settings, client::Refused, http, server::until};
 
 fn send_by_call(api: &Api, from: &crate::harness::Device, to: &crate::harness::Device, id: u64) {
     let request = pb::SendRequest {
@@ -89,7 +89,11 @@ fn on_sigterm_clients_are_told_when_to_come_back_and_the_process_ends_well() {
         let mut told = None;
         loop {
             match client.event() {
-                Event::Close { code, retry_after_ms } => told = Some((code, retry_after_ms)),
+                Event::Close { code, retry_after_ms } => {
+                    told = Some((code, retry_after_ms));
+                    let ready = http::get(server.http, "/readyz");
+                    assert!(!matches!(ready, Ok((200, _))), "balancers are still sent here: {ready:?}");
+                }
                 Event::End => break,
                 _ => {}
             }

@@ -25,11 +25,11 @@ impl Attempt {
     }
 
     /// Starts and expects a failure whose text contains all of `words`; nothing may panic.
-    pub(crate) fn fails(&self, data: &Path, words: &[&str]) {
-        self.fails_with(&["--dev"], data, words);
+    pub(crate) fn fails(&self, data: &Path, words: &[&str]) -> String {
+        self.fails_with(&["--dev"], data, words)
     }
 
-    fn fails_with(&self, flags: &[&str], data: &Path, words: &[&str]) {
+    fn fails_with(&self, flags: &[&str], data: &Path, words: &[&str]) -> String {
         let path = self.folder.path().join("gimbal.toml");
         fs::write(&path, &self.config).unwrap();
         let (config, data) = (path.display().to_string(), data.display().to_string());
@@ -41,6 +41,7 @@ impl Attempt {
         for word in words {
             assert!(text.to_lowercase().contains(&word.to_lowercase()), "{word:?} is not in:\n{text}");
         }
+        text
     }
 
     pub(crate) fn data(&self) -> std::path::PathBuf {
@@ -73,7 +74,8 @@ fn a_busy_port_is_named() {
         let line =
             attempt.config.lines().find(|line| line.starts_with(&format!("{key} ="))).unwrap().to_owned();
         attempt.config = attempt.config.replace(&line, &format!("{key} = \"127.0.0.1:{port}\""));
-        attempt.fails(&attempt.data(), &[&port]);
+        let text = attempt.fails(&attempt.data(), &[&port]);
+        assert_eq!(text.matches("os error").count(), 1, "the cause is said once:\n{text}");
         println!("{table}.{key} is refused");
     }
 }
