@@ -42,6 +42,7 @@ const METHODS: &[&str] = &[
     "gimbal.v1.Messages/Sync",
     "gimbal.v1.Messages/Ack",
     "gimbal.v1.Rooms/Publish",
+    "gimbal.v1.Rooms/PublishStream",
     "gimbal.v1.Rooms/Count",
     "gimbal.v1.Admin/ListSessions",
     "gimbal.v1.Admin/Kick",

@@ -115,14 +115,14 @@ impl ControlServer {
         let store = open_store(&checked).await?;
         let control_epoch = store.control_epoch();
         let (plane, metrics) = plane(Arc::clone(&store), &config.limits)?;
+        let stop = watch::Sender::new(false);
         let services = Services {
             plane: Arc::clone(&plane),
             keys: checked.keys,
             codes,
             token_lifetime: config.token_lifetime,
+            stop: stop.subscribe(),
         };
-
-        let stop = watch::Sender::new(false);
         let link = LinkService {
             plane: Arc::clone(&plane),
             keys: checked.keys,
@@ -376,6 +376,6 @@ async fn unshared(store: &Arc<dyn Store>) {
 }
 
 /// Returns when the flag is raised or its owner is gone.
-async fn raised(mut flag: watch::Receiver<bool>) {
+pub(crate) async fn raised(mut flag: watch::Receiver<bool>) {
     let _ = flag.wait_for(|raised| *raised).await;
 }

@@ -9,6 +9,7 @@ pub(crate) mod rooms;
 use std::{sync::Arc, time::Duration};
 
 use gimbal_codec::{DeviceId, UserId};
+use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 
 use crate::{
@@ -28,6 +29,8 @@ pub(crate) struct Services {
     pub(crate) keys: Keys,
     pub(crate) codes: Arc<Codes>,
     pub(crate) token_lifetime: Duration,
+    /// Raised when the server stops.
+    pub(crate) stop: watch::Receiver<bool>,
 }
 
 impl Services {

@@ -1,35 +1,60 @@
 //! Ephemeral broadcast groups.
 
+use std::pin::Pin;
+
+use futures_util::StreamExt as _;
 use gimbal_codec::RoomId;
 use gimbal_rpc::v1::{self, rooms_server::Rooms};
-use tonic::{Request, Response, Status};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{Services, bad};
-use crate::{clock, credential::Role, room::Publish};
+use crate::{clock, credential::Role, error::RequestError, room::Publish, server::raised};
 
 /// Rooms of one count.
 const COUNT_ROOMS_MAX: usize = 1000;
 
+impl Services {
+    fn publish_one(&self, request: v1::PublishRequest) -> Result<v1::PublishReply, RequestError> {
+        let v1::PublishRequest { room_id, command, content } = request;
+        let room = RoomId::new(room_id);
+        if room.is_none() {
+            return Err(bad("room_id", "must be set"));
+        }
+        self.plane.check_content(&content)?;
+        let publish = Publish { command, content: &content, now_ms: clock::now_ms() };
+        let published = self.plane.publish(room, publish);
+        Ok(v1::PublishReply {
+            room_epoch: published.epoch,
+            room_seq: published.seq,
+            gateways: published.gateways,
+        })
+    }
+}
+
 #[tonic::async_trait]
 impl Rooms for Services {
+    type PublishStreamStream = Pin<Box<dyn Stream<Item = Result<v1::PublishReply, Status>> + Send>>;
+
     async fn publish(
         &self,
         request: Request<v1::PublishRequest>,
     ) -> Result<Response<v1::PublishReply>, Status> {
         self.role(Role::Backend, request.metadata())?;
-        let v1::PublishRequest { room_id, command, content } = request.into_inner();
-        let room = RoomId::new(room_id);
-        if room.is_none() {
-            return Err(bad("room_id", "must be set").into());
-        }
-        self.plane.check_content(&content)?;
-        let publish = Publish { command, content: &content, now_ms: clock::now_ms() };
-        let published = self.plane.publish(room, publish);
-        Ok(Response::new(v1::PublishReply {
-            room_epoch: published.epoch,
-            room_seq: published.seq,
-            gateways: published.gateways,
-        }))
+        Ok(Response::new(self.publish_one(request.into_inner())?))
+    }
+
+    /// Ends when the server stops. A publisher that does not read its replies is not read from.
+    async fn publish_stream(
+        &self,
+        request: Request<Streaming<v1::PublishRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        self.role(Role::Backend, request.metadata())?;
+        let services = self.clone();
+        let stopped = raised(self.stop.clone());
+        let replies =
+            request.into_inner().map(move |request| Ok(services.publish_one(request?)?)).take_until(stopped);
+        Ok(Response::new(Box::pin(replies)))
     }
 
     async fn count(&self, request: Request<v1::CountRequest>) -> Result<Response<v1::CountReply>, Status> {

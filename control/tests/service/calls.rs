@@ -236,6 +236,32 @@ async fn a_room_publish_reaches_each_interested_gateway_once_in_one_order() {
     rig.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publish_stream_answers_in_order_until_a_refusal_and_does_not_hold_up_a_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let gateway = rig.gateway(1);
+    gateway.submit(vec![Up::RoomInterest { room: RoomId::new(5), shard: ShardId(0), members: 1 }]);
+    let publish = |room_id| v1::PublishRequest { room_id, command: 1, content: Bytes::from_static(b"goal") };
+    let requests = [publish(5), publish(5), publish(0), publish(5)];
+    let call = keyed("dev", tokio_stream::iter(requests));
+    let mut replies = rig.rooms().publish_stream(call).await.unwrap().into_inner();
+    for seq in [1, 2] {
+        let reply = replies.message().await.unwrap().unwrap();
+        assert_eq!((reply.room_seq, reply.gateways), (seq, 1));
+        let Down::Room { frame, .. } = gateway.next().await else { panic!("a room frame") };
+        assert_eq!(decoded(&frame).room_seq, seq);
+    }
+    let refused = replies.message().await.unwrap_err();
+    assert_eq!(refused.metadata().get("gimbal-field").unwrap(), "room_id");
+    assert!(gateway.down.is_empty(), "what follows a refusal is not published");
+
+    let idle = keyed("dev", tokio_stream::pending::<v1::PublishRequest>());
+    let mut replies = rig.rooms().publish_stream(idle).await.unwrap().into_inner();
+    rig.stop().await;
+    assert!(replies.message().await.unwrap().is_none(), "a stop ends the stream well, not by a cut");
+}
+
 struct Decoded {
     content: Vec<u8>,
     room_seq: u64,

@@ -30,6 +30,7 @@ async fn every_method_refuses_a_caller_without_its_credential() {
         messages.sync(v1::SyncRequest::default()).await.err(),
         messages.ack(v1::AckRequest::default()).await.err(),
         rooms.publish(v1::PublishRequest::default()).await.err(),
+        rooms.publish_stream(tokio_stream::empty::<v1::PublishRequest>()).await.err(),
         rooms.count(v1::CountRequest::default()).await.err(),
         admin.list_sessions(v1::ListSessionsRequest::default()).await.err(),
         admin.kick(v1::KickRequest::default()).await.err(),

@@ -5,17 +5,15 @@
 
 pub mod bare;
 
-use std::{
-    sync::mpsc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use gimbal_codec::{Command, RoomId, body, frame};
 use gimbal_rpc::v1::PublishRequest;
 use serde::Serialize;
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, sync::mpsc};
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     clock,
@@ -169,6 +167,9 @@ struct Room {
     sockets: Sockets,
     runtime: Runtime,
     rooms: RoomsClient<Authorized>,
+    publishes: mpsc::Sender<PublishRequest>,
+    /// Why the publisher's stream ended.
+    failures: std::sync::mpsc::Receiver<anyhow::Error>,
     window: usize,
     content: Bytes,
     /// Last seq each member was given; the first message sets it.
@@ -194,7 +195,9 @@ impl Room {
         let rooms = api.rooms(Credential::bearer(&target.key)?);
         let content = Bytes::from(vec![b'.'; parameters.bytes]);
         let (window, seqs) = (parameters.window, vec![None; count]);
-        let mut room = Self { sockets, runtime, rooms, window, content, seqs, faults: Vec::new() };
+        let (publishes, failures) = open_publisher(&runtime, rooms.clone(), window);
+        let faults = Vec::new();
+        let mut room = Self { sockets, runtime, rooms, publishes, failures, window, content, seqs, faults };
         room.await_interest()?;
         Ok(room)
     }
@@ -215,21 +218,16 @@ impl Room {
 
     /// One window: published at once, complete when every member has all of it.
     fn window(&mut self) -> Result<()> {
-        let (failed, failures) = mpsc::channel();
         for _ in 0..self.window {
-            let (mut rooms, request, failed) = (self.rooms.clone(), request(&self.content), failed.clone());
-            self.runtime.spawn(async move {
-                if let Err(status) = rooms.publish(request).await {
-                    let _ = failed.send(explain("publish", &status));
-                }
-            });
+            self.publishes.try_send(request(&self.content)).map_err(|_| self.publish_failure())?;
         }
         let (mut got, wanted) = (0, self.window * self.seqs.len());
         let done = self.collect(wanted, &mut got, clock::now() + WINDOW_TIMEOUT);
-        match failures.try_recv() {
-            Ok(error) => Err(error),
-            Err(_) => done.with_context(|| format!("{got} of {wanted} deliveries came")),
-        }
+        done.with_context(|| format!("{got} of {wanted} deliveries came"))
+    }
+
+    fn publish_failure(&self) -> anyhow::Error {
+        self.failures.try_recv().unwrap_or_else(|_| anyhow!("the server answers no publishes"))
     }
 
     fn collect(&mut self, wanted: usize, got: &mut usize, deadline: Instant) -> Result<()> {
@@ -264,6 +262,27 @@ impl Room {
         };
         Ok(frame(Command::Message, "", 0, &message).len())
     }
+}
+
+/// A stream with room for one window of publishes, whose replies are read and thrown away.
+fn open_publisher(
+    runtime: &Runtime,
+    mut rooms: RoomsClient<Authorized>,
+    window: usize,
+) -> (mpsc::Sender<PublishRequest>, std::sync::mpsc::Receiver<anyhow::Error>) {
+    let (publishes, requests) = mpsc::channel(window);
+    let (failed, failures) = std::sync::mpsc::sync_channel(1);
+    runtime.spawn(async move {
+        let stream = async {
+            let mut replies = rooms.publish_stream(ReceiverStream::new(requests)).await?.into_inner();
+            while replies.message().await?.is_some() {}
+            Ok::<_, tonic::Status>(())
+        };
+        if let Err(status) = stream.await {
+            let _ = failed.send(explain("publish", &status));
+        }
+    });
+    (publishes, failures)
 }
 
 fn request(content: &Bytes) -> PublishRequest {
