@@ -40,10 +40,10 @@ impl Shard {
 
     fn accepted(&mut self, socket: OwnedFd, more: bool) {
         self.accepting.is_armed = more;
-        if self.walks.is_draining() {
-            return;
+        let is_late = self.walks.is_draining();
+        if !is_late {
+            self.arm_accept();
         }
-        self.arm_accept();
         self.metrics.add(Total::Accepted, 1);
         let (now, limits) = (self.now, &self.limits);
         let Some(key) = self.conns.insert_with(|_| Conn::new(socket, now, limits)) else {
@@ -51,7 +51,11 @@ impl Shard {
             return;
         };
         self.arm_receive(key);
-        self.settle(key);
+        if is_late {
+            self.close(key, CloseReason::Draining);
+        } else {
+            self.settle(key);
+        }
     }
 
     /// Accepting goes on whatever ended it, unless we ended it.

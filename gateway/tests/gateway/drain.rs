@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gimbal_codec::CloseReason;
+use gimbal_codec::{CloseReason, Command};
 use gimbal_gateway::config::Config;
 use gimbal_gateway::error::StartError;
 use gimbal_gateway::server::Drained;
@@ -13,7 +13,9 @@ use crate::support::{World, config};
 fn a_drain_tells_everybody_and_ends() {
     let world = World::new(&config());
     let online: Vec<_> = (1..=20).map(|user| world.online(user)).collect();
-    let fresh = world.connect();
+    let mut fresh = world.connect();
+    fresh.send(Command::Heartbeat, 0, &());
+    assert!(fresh.packet().is_some(), "refused, so it is accepted");
     let World { server, control } = world;
     let readers: Vec<_> = online
         .into_iter()
