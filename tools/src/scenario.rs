@@ -1,5 +1,6 @@
 //! Load shapes, one a file.
 
+pub mod echo;
 pub mod idle;
 pub mod room;
 pub mod steady;

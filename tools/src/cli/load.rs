@@ -11,7 +11,7 @@ use gimbal::{
     load::{Target, pin, pinned, server::Server},
     proc::raise_open_files,
     report::write_json,
-    scenario::{idle, room, steady},
+    scenario::{echo, idle, room, steady},
 };
 use serde::Serialize;
 
@@ -25,6 +25,17 @@ pub(crate) enum Verb {
     Idle(Idle),
     /// One room: server CPU per delivery, beside a bare send loop.
     Room(Room),
+    /// Heartbeats: server CPU of each, beside an echo on a bare ring.
+    Echo(Echo),
+    /// The bare echo itself, until it is killed; `echo --bare` starts it.
+    #[command(hide = true)]
+    BareEcho {
+        /// 0: a free one; either way the address is printed.
+        #[arg(long, default_value_t = 0)]
+        port: u16,
+        #[arg(long)]
+        cores: Option<String>,
+    },
     /// The bare loop itself; `room --bare` starts it.
     #[command(hide = true)]
     BareSender {
@@ -135,6 +146,30 @@ pub(crate) struct Room {
     bare: bool,
 }
 
+#[derive(clap::Args, Debug)]
+pub(crate) struct Echo {
+    #[command(flatten)]
+    aim: Aim,
+    /// Connections
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Open heartbeats of each connection, when there is no rate
+    #[arg(long, default_value_t = 1)]
+    window: usize,
+    /// Heartbeats per second over all connections; 0 sends as fast as they are answered
+    #[arg(long, default_value_t = 0)]
+    rate: u64,
+    /// Seconds of each round
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    round: f64,
+    /// Rounds; the medians are reported
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Measure a bare io_uring echo in turn, over as many connections
+    #[arg(long)]
+    bare: bool,
+}
+
 /// Seconds: zero to a day.
 fn seconds(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
@@ -165,6 +200,15 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
             let parameters = room::Parameters { members, window, bytes, round_s: round, rounds, bare };
             let report = room::run(&aim.open()?, parameters, aim.server_cores.as_deref())?;
             aim.finish(report.ok, &report.text(), &report)
+        }
+        Verb::Echo(Echo { aim, connections, window, rate, round, rounds, bare }) => {
+            let parameters = echo::Parameters { connections, window, rate, round_s: round, rounds, bare };
+            let report = echo::run(&aim.open()?, parameters, aim.server_cores.as_deref())?;
+            aim.finish(report.ok, &report.text(), &report)
+        }
+        Verb::BareEcho { port, cores } => {
+            echo::bare::serve(port, cores.as_deref())?;
+            Ok(ExitCode::SUCCESS)
         }
         Verb::BareSender { members, frame_bytes, window, cores } => {
             room::bare::serve(members, frame_bytes, window, cores.as_deref())?;
