@@ -3,4 +3,5 @@
 pub mod echo;
 pub mod idle;
 pub mod room;
+pub mod signal;
 pub mod steady;

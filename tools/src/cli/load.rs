@@ -11,7 +11,7 @@ use gimbal::{
     load::{Target, pin, pinned, server::Server},
     proc::raise_open_files,
     report::write_json,
-    scenario::{echo, idle, room, steady},
+    scenario::{echo, idle, room, signal, steady},
 };
 use serde::Serialize;
 
@@ -27,6 +27,8 @@ pub(crate) enum Verb {
     Room(Room),
     /// Heartbeats: server CPU of each, beside an echo on a bare ring.
     Echo(Echo),
+    /// Signals in pairs: server CPU of each.
+    Signal(Signal),
     /// The bare echo itself, until it is killed; `echo --bare` starts it.
     #[command(hide = true)]
     BareEcho {
@@ -170,6 +172,27 @@ pub(crate) struct Echo {
     bare: bool,
 }
 
+#[derive(clap::Args, Debug)]
+pub(crate) struct Signal {
+    #[command(flatten)]
+    aim: Aim,
+    /// Connections; they signal each other in pairs
+    #[arg(long, default_value_t = 100)]
+    connections: usize,
+    /// Open signals of each connection
+    #[arg(long, default_value_t = 16)]
+    window: usize,
+    /// Bytes of each signal's content
+    #[arg(long, default_value_t = 100)]
+    bytes: usize,
+    /// Seconds of each round
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    round: f64,
+    /// Rounds; the medians are reported
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+}
+
 /// Seconds: zero to a day.
 fn seconds(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
@@ -204,6 +227,11 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Echo(Echo { aim, connections, window, rate, round, rounds, bare }) => {
             let parameters = echo::Parameters { connections, window, rate, round_s: round, rounds, bare };
             let report = echo::run(&aim.open()?, parameters, aim.server_cores.as_deref())?;
+            aim.finish(report.ok, &report.text(), &report)
+        }
+        Verb::Signal(Signal { aim, connections, window, bytes, round, rounds }) => {
+            let parameters = signal::Parameters { connections, window, bytes, round_s: round, rounds };
+            let report = signal::run(&aim.open()?, parameters)?;
             aim.finish(report.ok, &report.text(), &report)
         }
         Verb::BareEcho { port, cores } => {

@@ -20,10 +20,11 @@ use crate::{
     grpc::Api,
     load::{
         Target, fleet, nanos, progress,
+        rounds::{RoundTable, Rounds},
         sockets::{Event, Sockets},
     },
-    proc::{ProcessFigures, raise_open_files},
-    report::{Latency, LatencyTable, RunFacts, median},
+    proc::raise_open_files,
+    report::{Latency, LatencyTable, RunFacts},
 };
 
 /// How long no heartbeat may be answered.
@@ -50,31 +51,13 @@ pub struct Parameters {
     pub bare: bool,
 }
 
-/// One round of one server.
-#[derive(Clone, Debug, Serialize)]
-pub struct Round {
-    /// Heartbeats answered.
-    heartbeats: u64,
-    /// Per second.
-    heartbeats_per_second: f64,
-    /// Server CPU per heartbeat, microseconds.
-    cpu_us_per_heartbeat: f64,
-    /// The client's own, for scale: it has one thread for this.
-    client_cpu_us_per_heartbeat: f64,
-    /// Voluntary context switches of the server per heartbeat: how often it slept.
-    sleeps_per_heartbeat: f64,
-    /// Server CPU for each name of threads.
-    threads: Vec<(String, f64)>,
-}
-
 /// What one server did.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
     /// From when a heartbeat was due to its answer, all rounds together.
     latency: LatencyTable,
-    rounds: Vec<Round>,
-    /// Median of the rounds.
-    cpu_us_per_heartbeat: f64,
+    #[serde(flatten)]
+    table: RoundTable,
 }
 
 /// The outcome as one JSON object.
@@ -118,13 +101,14 @@ pub fn run(target: &Target, parameters: Parameters, bare_cores: Option<&str>) ->
     let bar = progress(parameters.rounds as u64, "rounds");
     for _ in 0..parameters.rounds {
         for side in [Some(&mut gateway), bare.as_mut()].into_iter().flatten() {
-            side.round(Duration::from_secs_f64(parameters.round_s))?;
+            let length = Duration::from_secs_f64(parameters.round_s);
+            side.rounds.measure(|| side.line.exchange(length))?;
         }
         bar.inc(1);
     }
     bar.finish_and_clear();
     let (gateway, bare) = (gateway.outcome(), bare.map(Side::outcome));
-    let ratio = bare.as_ref().map(|bare| gateway.cpu_us_per_heartbeat / bare.cpu_us_per_heartbeat);
+    let ratio = bare.as_ref().map(|bare| gateway.table.cpu_us / bare.table.cpu_us);
     Ok(Report { scenario: "echo", ok: true, facts, parameters, gateway, bare, ratio })
 }
 
@@ -143,44 +127,18 @@ fn sign_in(target: &Target, count: usize) -> Result<Sockets> {
 
 /// One server under measurement.
 struct Side {
-    pid: u32,
     line: Line,
-    rounds: Vec<Round>,
+    rounds: Rounds,
 }
 
 impl Side {
     fn new(pid: u32, sockets: Sockets, parameters: &Parameters) -> Self {
-        Self { pid, line: Line::new(sockets, parameters), rounds: Vec::new() }
-    }
-
-    fn round(&mut self, length: Duration) -> Result<()> {
-        let read = || ProcessFigures::read(self.pid).context("cannot read the server's /proc");
-        let read_own = || ProcessFigures::read(std::process::id()).context("cannot read our own /proc");
-        let (before, own_before, start) = (read()?, read_own()?, clock::now());
-        let heartbeats = self.line.exchange(length)?;
-        let took = clock::now() - start;
-        let (spent, own) = (read()?.since(&before), read_own()?.since(&own_before));
-        let each = |count: u64| count as f64 / heartbeats.max(1) as f64;
-        let each_us = |cpu_ns: u64| each(cpu_ns) / 1_000.0;
-        self.rounds.push(Round {
-            heartbeats,
-            heartbeats_per_second: heartbeats as f64 / took.as_secs_f64(),
-            cpu_us_per_heartbeat: each_us(spent.cpu_ns),
-            client_cpu_us_per_heartbeat: each_us(own.cpu_ns),
-            sleeps_per_heartbeat: each(spent.voluntary_switches),
-            threads: spent.threads.into_iter().map(|thread| (thread.name, each_us(thread.cpu_ns))).collect(),
-        });
-        Ok(())
+        Self { line: Line::new(sockets, parameters), rounds: Rounds::new(pid) }
     }
 
     fn outcome(self) -> Outcome {
-        let cpu_us_per_heartbeat = middle(&self.rounds, |round| round.cpu_us_per_heartbeat);
-        Outcome { latency: self.line.latency.table(), rounds: self.rounds, cpu_us_per_heartbeat }
+        Outcome { latency: self.line.latency.table(), table: self.rounds.table() }
     }
-}
-
-fn middle(rounds: &[Round], of: impl Fn(&Round) -> f64) -> f64 {
-    median(&rounds.iter().map(of).collect::<Vec<_>>())
 }
 
 /// The heartbeats of all connections to one server.
@@ -315,15 +273,10 @@ impl Report {
         let mut lines = vec![format!("echo: {connections} connections, {load}")];
         let sides = [("gateway", Some(&self.gateway)), ("bare", self.bare.as_ref())];
         for (name, outcome) in sides.into_iter().filter_map(|(name, side)| Some((name, side?))) {
-            lines.push(format!(
-                "{name:<10}  {:.3} us server CPU per heartbeat, {:.0} heartbeats/s, {:.2} sleeps each; client {:.3} us",
-                outcome.cpu_us_per_heartbeat,
-                middle(&outcome.rounds, |round| round.heartbeats_per_second),
-                middle(&outcome.rounds, |round| round.sleeps_per_heartbeat),
-                middle(&outcome.rounds, |round| round.client_cpu_us_per_heartbeat),
-            ));
+            lines.push(outcome.table.line(name, "heartbeat"));
             lines.push(outcome.latency.line(name));
         }
+        lines.push(self.gateway.table.threads_line());
         if let Some(ratio) = self.ratio {
             lines.push(format!("ratio {ratio:.3}"));
         }
