@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use gimbal::{
-    load::{Target, pin, pinned, server::Server},
+    load::{
+        Target, pin, pinned,
+        server::{Role, Server},
+    },
     proc::raise_open_files,
     report::write_json,
     scenario::{echo, idle, room, signal, steady},
@@ -122,6 +125,9 @@ pub(crate) struct Idle {
     /// Seconds in which idle CPU is measured
     #[arg(long, default_value_t = 10.0, value_parser = seconds)]
     hold: f64,
+    /// Start gateway and control as two processes, and tell their memory apart
+    #[arg(long, requires = "start")]
+    apart: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -214,9 +220,14 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
             let report = steady::run(&aim.open()?, parameters)?;
             aim.finish(report.ok, &report.text(), &report)
         }
-        Verb::Idle(Idle { aim, low, high, settle, hold }) => {
-            let report =
-                idle::run(&aim.open()?, idle::Parameters { low, high, settle_s: settle, hold_s: hold })?;
+        Verb::Idle(Idle { aim, low, high, settle, hold, apart }) => {
+            let control = apart.then(|| aim.start(Role::Control)).transpose()?;
+            let target = match &control {
+                Some(control) => aim.open_gateway(control)?,
+                None => aim.open()?,
+            };
+            let parameters = idle::Parameters { low, high, settle_s: settle, hold_s: hold };
+            let report = idle::run(&target, control.as_ref().map(Server::pid), parameters)?;
             aim.finish(report.ok, &report.text(), &report)
         }
         Verb::Room(Room { aim, members, window, bytes, round, rounds, bare }) => {
@@ -260,12 +271,26 @@ impl Aim {
                 server: None,
             });
         }
-        let shards = self.server_shards.map(|shards| shards.to_string());
-        let args: Vec<&str> = shards.iter().flat_map(|shards| ["--shards", shards.as_str()]).collect();
-        let server = pinned(self.server_cores.as_deref(), || Server::start(&args))?;
+        let server = self.start(Role::Serve)?;
         self.client_cores.as_deref().map(pin).transpose()?;
         let (address, grpc, pid) = (server.address, format!("http://{}", server.grpc), Some(server.pid()));
         Ok(Target { address, grpc, key, pid, server: Some(server) })
+    }
+
+    /// A gateway of our own that is linked to `control`.
+    fn open_gateway(&self, control: &Server) -> Result<Target> {
+        let key = self.key.read()?;
+        let gateway = self.start(Role::Gateway { control: control.grpc })?;
+        self.client_cores.as_deref().map(pin).transpose()?;
+        let (address, grpc, pid) = (gateway.address, format!("http://{}", control.grpc), Some(gateway.pid()));
+        Ok(Target { address, grpc, key, pid, server: Some(gateway) })
+    }
+
+    fn start(&self, role: Role) -> Result<Server> {
+        let shards = self.server_shards.filter(|_| !matches!(role, Role::Control));
+        let shards = shards.map(|shards| shards.to_string());
+        let args: Vec<&str> = shards.iter().flat_map(|shards| ["--shards", shards.as_str()]).collect();
+        pinned(self.server_cores.as_deref(), || Server::start_as(role, &args))
     }
 
     fn finish(&self, ok: bool, text: &str, report: &impl Serialize) -> Result<ExitCode> {
