@@ -14,3 +14,5 @@ pub mod server;
 mod session;
 mod shard;
 mod transport;
+
+pub use ring::bare;

@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod bare;
 mod buffers;
 mod completion;
 mod doorbell;

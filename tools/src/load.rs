@@ -1,6 +1,7 @@
 //! What all load scenarios share: a server to aim at, a fleet of registered devices, cheap sockets.
 
 pub mod fleet;
+pub mod rounds;
 pub mod server;
 pub mod sockets;
 

@@ -25,8 +25,8 @@ const _: () = assert!(COUNT.is_power_of_two() && COUNT <= 32768, "io_uring_regis
 #[derive(Debug)]
 #[must_use = "a chunk that is not recycled is lost to the ring"]
 pub(crate) struct Chunk {
-    buffer: u16,
-    length: usize,
+    pub(super) buffer: u16,
+    pub(super) length: usize,
 }
 
 /// The arena and the ring of lent buffers.

@@ -8,10 +8,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use gimbal::{
-    load::{Target, pin, pinned, server::Server},
+    load::{
+        Target, pin, pinned,
+        server::{Role, Server},
+    },
     proc::raise_open_files,
     report::write_json,
-    scenario::{idle, room, steady},
+    scenario::{echo, idle, room, signal, steady},
 };
 use serde::Serialize;
 
@@ -25,6 +28,19 @@ pub(crate) enum Verb {
     Idle(Idle),
     /// One room: server CPU per delivery, beside a bare send loop.
     Room(Room),
+    /// Heartbeats: server CPU of each, beside an echo on a bare ring.
+    Echo(Echo),
+    /// Signals in pairs: server CPU of each.
+    Signal(Signal),
+    /// The bare echo itself, until it is killed; `echo --bare` starts it.
+    #[command(hide = true)]
+    BareEcho {
+        /// 0: a free one; either way the address is printed.
+        #[arg(long, default_value_t = 0)]
+        port: u16,
+        #[arg(long)]
+        cores: Option<String>,
+    },
     /// The bare loop itself; `room --bare` starts it.
     #[command(hide = true)]
     BareSender {
@@ -109,6 +125,9 @@ pub(crate) struct Idle {
     /// Seconds in which idle CPU is measured
     #[arg(long, default_value_t = 10.0, value_parser = seconds)]
     hold: f64,
+    /// Start gateway and control as two processes, and tell their memory apart
+    #[arg(long, requires = "start")]
+    apart: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -135,6 +154,51 @@ pub(crate) struct Room {
     bare: bool,
 }
 
+#[derive(clap::Args, Debug)]
+pub(crate) struct Echo {
+    #[command(flatten)]
+    aim: Aim,
+    /// Connections
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Open heartbeats of each connection, when there is no rate
+    #[arg(long, default_value_t = 1)]
+    window: usize,
+    /// Heartbeats per second over all connections; 0 sends as fast as they are answered
+    #[arg(long, default_value_t = 0)]
+    rate: u64,
+    /// Seconds of each round
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    round: f64,
+    /// Rounds; the medians are reported
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Measure a bare io_uring echo in turn, over as many connections
+    #[arg(long)]
+    bare: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Signal {
+    #[command(flatten)]
+    aim: Aim,
+    /// Connections; they signal each other in pairs
+    #[arg(long, default_value_t = 100)]
+    connections: usize,
+    /// Open signals of each connection
+    #[arg(long, default_value_t = 16)]
+    window: usize,
+    /// Bytes of each signal's content
+    #[arg(long, default_value_t = 100)]
+    bytes: usize,
+    /// Seconds of each round
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    round: f64,
+    /// Rounds; the medians are reported
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+}
+
 /// Seconds: zero to a day.
 fn seconds(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
@@ -156,15 +220,34 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
             let report = steady::run(&aim.open()?, parameters)?;
             aim.finish(report.ok, &report.text(), &report)
         }
-        Verb::Idle(Idle { aim, low, high, settle, hold }) => {
-            let report =
-                idle::run(&aim.open()?, idle::Parameters { low, high, settle_s: settle, hold_s: hold })?;
+        Verb::Idle(Idle { aim, low, high, settle, hold, apart }) => {
+            let control = apart.then(|| aim.start(Role::Control)).transpose()?;
+            let target = match &control {
+                Some(control) => aim.open_gateway(control)?,
+                None => aim.open()?,
+            };
+            let parameters = idle::Parameters { low, high, settle_s: settle, hold_s: hold };
+            let report = idle::run(&target, control.as_ref().map(Server::pid), parameters)?;
             aim.finish(report.ok, &report.text(), &report)
         }
         Verb::Room(Room { aim, members, window, bytes, round, rounds, bare }) => {
             let parameters = room::Parameters { members, window, bytes, round_s: round, rounds, bare };
             let report = room::run(&aim.open()?, parameters, aim.server_cores.as_deref())?;
             aim.finish(report.ok, &report.text(), &report)
+        }
+        Verb::Echo(Echo { aim, connections, window, rate, round, rounds, bare }) => {
+            let parameters = echo::Parameters { connections, window, rate, round_s: round, rounds, bare };
+            let report = echo::run(&aim.open()?, parameters, aim.server_cores.as_deref())?;
+            aim.finish(report.ok, &report.text(), &report)
+        }
+        Verb::Signal(Signal { aim, connections, window, bytes, round, rounds }) => {
+            let parameters = signal::Parameters { connections, window, bytes, round_s: round, rounds };
+            let report = signal::run(&aim.open()?, parameters)?;
+            aim.finish(report.ok, &report.text(), &report)
+        }
+        Verb::BareEcho { port, cores } => {
+            echo::bare::serve(port, cores.as_deref())?;
+            Ok(ExitCode::SUCCESS)
         }
         Verb::BareSender { members, frame_bytes, window, cores } => {
             room::bare::serve(members, frame_bytes, window, cores.as_deref())?;
@@ -188,12 +271,26 @@ impl Aim {
                 server: None,
             });
         }
-        let shards = self.server_shards.map(|shards| shards.to_string());
-        let args: Vec<&str> = shards.iter().flat_map(|shards| ["--shards", shards.as_str()]).collect();
-        let server = pinned(self.server_cores.as_deref(), || Server::start(&args))?;
+        let server = self.start(Role::Serve)?;
         self.client_cores.as_deref().map(pin).transpose()?;
         let (address, grpc, pid) = (server.address, format!("http://{}", server.grpc), Some(server.pid()));
         Ok(Target { address, grpc, key, pid, server: Some(server) })
+    }
+
+    /// A gateway of our own that is linked to `control`.
+    fn open_gateway(&self, control: &Server) -> Result<Target> {
+        let key = self.key.read()?;
+        let gateway = self.start(Role::Gateway { control: control.grpc })?;
+        self.client_cores.as_deref().map(pin).transpose()?;
+        let (address, grpc, pid) = (gateway.address, format!("http://{}", control.grpc), Some(gateway.pid()));
+        Ok(Target { address, grpc, key, pid, server: Some(gateway) })
+    }
+
+    fn start(&self, role: Role) -> Result<Server> {
+        let shards = self.server_shards.filter(|_| !matches!(role, Role::Control));
+        let shards = shards.map(|shards| shards.to_string());
+        let args: Vec<&str> = shards.iter().flat_map(|shards| ["--shards", shards.as_str()]).collect();
+        pinned(self.server_cores.as_deref(), || Server::start_as(role, &args))
     }
 
     fn finish(&self, ok: bool, text: &str, report: &impl Serialize) -> Result<ExitCode> {

@@ -1,9 +1,11 @@
-//! A server of our own for one run: `gimbal serve --dev` as a child process on free loopback ports.
+//! A server of our own for one run: `gimbal serve --dev`, or a part of it, as a child process on free loopback ports.
 
 use std::{
+    ffi::OsString,
     fs::File,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
@@ -22,6 +24,20 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between two looks at it.
 const POLL: Duration = Duration::from_millis(20);
 
+/// What a child is.
+#[derive(Clone, Copy, Debug)]
+pub enum Role {
+    /// Gateway and control in one process.
+    Serve,
+    /// Control alone.
+    Control,
+    /// A gateway alone, linked to the control plane whose gRPC port this is.
+    Gateway {
+        /// Control's gRPC port.
+        control: SocketAddr,
+    },
+}
+
 /// A running child; stopped when dropped.
 pub struct Server {
     child: Child,
@@ -34,21 +50,50 @@ pub struct Server {
     pub http: SocketAddr,
 }
 
+impl Role {
+    /// The verb and its own flags.
+    fn args(self, dir: &Path, address: SocketAddr, grpc: SocketAddr) -> Vec<OsString> {
+        let mut args: Vec<OsString> = Vec::new();
+        args.push(match self {
+            Self::Serve => "serve".into(),
+            Self::Control => "control".into(),
+            Self::Gateway { .. } => "gateway".into(),
+        });
+        if let Self::Serve | Self::Control = self {
+            args.extend(["--grpc-listen".into(), grpc.to_string().into()]);
+            args.extend(["--data".into(), dir.join("data").into()]);
+        }
+        if let Self::Serve | Self::Gateway { .. } = self {
+            args.extend(["--listen".into(), address.to_string().into()]);
+        }
+        if let Self::Gateway { control } = self {
+            args.extend(["--control".into(), format!("http://{control}").into()]);
+        }
+        args
+    }
+}
+
 impl Server {
     /// Starts this binary as `serve --dev` with a new data directory and further `args`, and waits until it is ready.
     ///
     /// # Errors
     /// When it cannot be started, ends early or is not ready in time; its log is quoted.
     pub fn start(args: &[&str]) -> Result<Self> {
+        Self::start_as(Role::Serve, args)
+    }
+
+    /// As [`Self::start`], for part of a server. Ports that the part does not have are free ports that nobody listens on.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_as(role: Role, args: &[&str]) -> Result<Self> {
         let dir =
             tempfile::Builder::new().prefix("gimbal-load-").tempdir().context("no temporary directory")?;
         let [address, grpc, http] = free_ports()?;
         let log = File::create(dir.path().join("log")).context("no log file")?;
         let child = Command::new(std::env::current_exe().context("where is this binary?")?)
-            .args(["serve", "--dev", "--data"])
-            .arg(dir.path().join("data"))
-            .args(["--listen", &address.to_string(), "--grpc-listen", &grpc.to_string()])
-            .args(["--http-listen", &http.to_string()])
+            .args(role.args(dir.path(), address, grpc))
+            .args(["--dev", "--http-listen", &http.to_string()])
             .args(args)
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("no log file")?)
