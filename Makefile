@@ -11,5 +11,5 @@ run:
 
 # Format, lints, licences, tests of every crate and of the Python client. The last line counts them.
 test:
-	@.ci/machine clang lints python
+	@.ci/machine clang lints python valgrind
 	@.ci/check

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput};
-use gimbal_codec::{Attach, Command, DeviceId, RoomId, Seq, SessionKey, ShardId, UserId, body, frame};
+use gimbal_codec::{
+    Attach, Command, Decoder, DeviceId, Packet, RoomId, Seq, SessionKey, ShardId, UserId, body, frame, limits,
+};
 use gimbal_rpc::link::{Body, Down};
 
 use crate::fanout::{Bursts, Offered, offer};
@@ -19,7 +21,10 @@ use crate::send_queue::SendQueue;
 use crate::session::{Action, Counts, Deliver, Limits, Moment, Session, Turn};
 use crate::{CONTENT_BYTES, Rng, send_frame};
 
-const MEMBERS: usize = 1_000;
+/// Of the room.
+pub const MEMBERS: usize = 1_000;
+/// Of the chunk.
+pub const SENDS: u64 = 16;
 /// Longest buffer joined for one send.
 const JOIN_BYTES: usize = 64 * 1024;
 
@@ -96,22 +101,46 @@ fn packet(frame: &Bytes) -> Bytes {
 pub fn sessions(c: &mut Criterion) {
     let mut group = c.benchmark_group("session");
     group.throughput(Throughput::Elements(1));
+    group.bench_function("heartbeat_and_echo", |b| b.iter(heartbeat()));
+    group.bench_function("send_to_link", |b| b.iter(send_to_link()));
+    group.bench_function("deliver_live", |b| b.iter(deliver_live()));
+    group.finish();
+}
+
+/// Frames of a room to all its members, up to the buffers for the kernel.
+pub fn fan_out(c: &mut Criterion) {
+    let mut group = c.benchmark_group("fan_out_to_1000");
+    group.throughput(Throughput::Elements(MEMBERS as u64));
+    for frames in [1, 16] {
+        group.bench_function(format!("{frames}_frames_in_a_turn"), |b| b.iter(to_members(frames)));
+    }
+    group.finish();
+}
+
+/// A heartbeat from chunk to echo.
+pub fn heartbeat() -> impl FnMut() {
     let mut connection = Connection::online(0);
     let heartbeat = frame(Command::Heartbeat, "7", 0, &());
-    group.bench_function("heartbeat_and_echo", |b| {
-        b.iter(|| {
-            connection.frame(&black_box(&heartbeat)[1..]);
-            assert_eq!(connection.drain(), heartbeat.len());
-        });
-    });
+    move || {
+        connection.frame(&black_box(&heartbeat)[1..]);
+        assert_eq!(connection.drain(), heartbeat.len());
+    }
+}
+
+/// A send from frame to the item for control.
+pub fn send_to_link() -> impl FnMut() {
+    let mut connection = Connection::online(0);
     let send = packet(&send_frame(&mut Rng::new(6), UserId::new(10_001), 1));
-    group.bench_function("send_to_link", |b| {
-        b.iter(|| {
-            connection.frame(black_box(&send));
-            assert!(matches!(connection.out[..], [Action::Up(_)]));
-            connection.drain()
-        });
-    });
+    move || {
+        connection.frame(black_box(&send));
+        assert!(matches!(connection.out[..], [Action::Up(_)]));
+        connection.drain();
+    }
+}
+
+/// A stored message from control to the buffer for the kernel.
+pub fn deliver_live() -> impl FnMut() {
+    let mut connection = Connection::online(0);
     let body = Body {
         message_id: gimbal_codec::MessageId::new(1),
         from_user: UserId::new(10_001),
@@ -121,46 +150,53 @@ pub fn sessions(c: &mut Criterion) {
         created_at_ms: 1_700_000_000_000,
     };
     let mut seq = Seq::new(0);
-    group.bench_function("deliver_live", |b| {
-        b.iter(|| {
-            seq = seq.next();
-            let mut deliver = Deliver::new(black_box(&body));
-            connection
-                .turn(|session, turn| session.handle_deliver(ATTACH, seq, &mut deliver, turn))
-                .expect("room");
-            assert!(connection.drain() > CONTENT_BYTES);
-        });
-    });
-    group.finish();
+    move || {
+        seq = seq.next();
+        let mut deliver = Deliver::new(black_box(&body));
+        connection
+            .turn(|session, turn| session.handle_deliver(ATTACH, seq, &mut deliver, turn))
+            .expect("room");
+        assert!(connection.drain() > CONTENT_BYTES);
+    }
 }
 
-/// Frames of a room to all its members, up to the buffers for the kernel.
-pub fn fan_out(c: &mut Criterion) {
+/// One turn's `frames` of a room to [`MEMBERS`] members.
+pub fn to_members(frames: usize) -> impl FnMut() {
     let mut members: Vec<Connection> = (0..MEMBERS).map(|index| Connection::online(index as u32)).collect();
     let content = Rng::new(8).bytes(CONTENT_BYTES);
     let message = body::Message { room: RoomId::new(1), content: &content, ..body::Message::default() };
     let one = frame(Command::Message, "", 0, &message);
-    let mut group = c.benchmark_group("fan_out_to_1000");
-    group.throughput(Throughput::Elements(MEMBERS as u64));
-    for frames in [1, 16] {
-        group.bench_function(format!("{frames}_frames_in_a_turn"), |b| {
-            b.iter(|| {
-                let mut bursts = Bursts::default();
-                (0..frames).for_each(|_| bursts.add(RoomId::new(1), one.clone()));
-                for burst in bursts.drain() {
-                    let bytes = burst.join();
-                    for member in &mut members {
-                        let limit = member.limits.queue_bytes_max;
-                        assert_eq!(offer(&member.session, &mut member.queue, &bytes, limit), Offered::Queued);
-                    }
-                }
-                for member in &mut members {
-                    assert_eq!(member.drain(), one.len() * frames);
-                }
-            });
-        });
+    let mut bursts = Bursts::default();
+    move || {
+        (0..frames).for_each(|_| bursts.add(RoomId::new(1), one.clone()));
+        for burst in bursts.drain() {
+            let bytes = burst.join();
+            for member in &mut members {
+                let limit = member.limits.queue_bytes_max;
+                assert_eq!(offer(&member.session, &mut member.queue, &bytes, limit), Offered::Queued);
+            }
+        }
+        for member in &mut members {
+            assert_eq!(member.drain(), one.len() * frames);
+        }
     }
-    group.finish();
+}
+
+/// One chunk of sends to packets and bodies; `SENDS` of them.
+pub fn decode_sends() -> impl FnMut() {
+    let mut rng = Rng::new(1);
+    let stream: Vec<u8> = (1..=SENDS).flat_map(|id| send_frame(&mut rng, UserId::new(10_000), id)).collect();
+    move || {
+        let mut decoder = Decoder::new();
+        let mut feed = decoder.feed(black_box(&stream));
+        let mut count = 0;
+        while let Some(bytes) = feed.next_frame(limits::FRAME_BYTES_MAX).expect("valid") {
+            let packet = Packet::decode(bytes).expect("valid");
+            assert_eq!(body::Send::decode(packet.content).expect("valid").content.len(), CONTENT_BYTES);
+            count += 1;
+        }
+        assert_eq!(count, SENDS);
+    }
 }
 
 /// The deadlines of ten thousand connections.

@@ -1,0 +1,107 @@
+//! Lines that the hot paths hold in allocations and instructions, which no busy machine can blur.
+//!
+//! Allocations are counted here. Instructions are counted by valgrind, which runs this program twice with different
+//! numbers of repetitions: the difference is the work alone. Lines are some 25 % above what was counted when they were
+//! drawn (x86-64); what crosses one is to be understood before the line is moved.
+
+#![cfg(test)]
+#![forbid(unsafe_code)]
+
+use std::{env, process::Command};
+
+use gimbal_benches::parts::{
+    MEMBERS, SENDS, decode_sends, deliver_live, heartbeat, send_to_link, to_members,
+};
+
+/// `name repetitions`: what the child under valgrind does.
+const CHILD: &str = "GIMBAL_COUNT";
+/// Repetitions of the child that does less; the other does twice as many.
+const FEW: u64 = 40;
+
+/// One hot path: its name, how many things one step does, and at most how many allocations and instructions each.
+struct Line {
+    name: &'static str,
+    things: u64,
+    allocations: f64,
+    instructions: u64,
+}
+
+const LINES: [Line; 6] = [
+    Line { name: "heartbeat", things: 1, allocations: 2.0, instructions: 1_600 },
+    Line { name: "send_to_link", things: 1, allocations: 3.0, instructions: 2_000 },
+    Line { name: "deliver_live", things: 1, allocations: 2.0, instructions: 2_200 },
+    Line { name: "one_frame_to_members", things: MEMBERS as u64, allocations: 0.01, instructions: 400 },
+    Line { name: "burst_to_members", things: 16 * MEMBERS as u64, allocations: 0.01, instructions: 25 },
+    Line { name: "decode_sends", things: SENDS, allocations: 0.0, instructions: 950 },
+];
+
+fn step(name: &str) -> Box<dyn FnMut()> {
+    match name {
+        "heartbeat" => Box::new(heartbeat()),
+        "send_to_link" => Box::new(send_to_link()),
+        "deliver_live" => Box::new(deliver_live()),
+        "one_frame_to_members" => Box::new(to_members(1)),
+        "burst_to_members" => Box::new(to_members(16)),
+        "decode_sends" => Box::new(decode_sends()),
+        other => panic!("no step is called {other}"),
+    }
+}
+
+#[test]
+fn hot_paths_allocate_no_more_than_their_lines_allow() {
+    const STEPS: u64 = 100;
+    for line in &LINES {
+        let mut step = step(line.name);
+        (0..STEPS).for_each(|_| step());
+        let counted = allocation_counter::measure(|| (0..STEPS).for_each(|_| step()));
+        let each = counted.count_total as f64 / (STEPS * line.things) as f64;
+        println!("{}: {each:.4} allocations", line.name);
+        assert!(each <= line.allocations, "{}: {each} allocations, {} allowed", line.name, line.allocations);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn hot_paths_take_no_more_instructions_than_their_lines_allow() {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        println!("NOT CHECKED: valgrind is not installed");
+        return;
+    }
+    let mut crossed = Vec::new();
+    for line in &LINES {
+        let few = instructions(line.name, FEW);
+        let each = (instructions(line.name, 2 * FEW) - few) / (FEW * line.things);
+        println!("{}: {each} instructions", line.name);
+        if each > line.instructions {
+            crossed.push(format!("{}: {each} instructions, {} allowed", line.name, line.instructions));
+        }
+    }
+    assert!(crossed.is_empty(), "{crossed:#?}");
+}
+
+/// Repeats the step that the parent named; on its own it has nothing to do.
+#[test]
+fn child_of_the_instruction_count() {
+    let Ok(work) = env::var(CHILD) else { return };
+    let (name, repetitions) = work.split_once(' ').unwrap();
+    let mut step = step(name);
+    (0..repetitions.parse::<u64>().unwrap()).for_each(|_| step());
+}
+
+fn instructions(name: &str, repetitions: u64) -> u64 {
+    let output = Command::new("valgrind")
+        .args(["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"])
+        .arg(env::current_exe().unwrap())
+        .args(["--exact", "child_of_the_instruction_count"])
+        .env(CHILD, format!("{name} {repetitions}"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{text}");
+    let line = text
+        .lines()
+        .find(|line| line.contains("I   refs") || line.contains("I refs"))
+        .unwrap_or_else(|| panic!("{text}"));
+    let digits: String = line.rsplit(':').next().unwrap().chars().filter(char::is_ascii_digit).collect();
+    digits.parse().unwrap()
+}
