@@ -3,6 +3,8 @@
 //! Owned by the writer thread and consulted after each commit in command order, so that what concerns a session leaves
 //! on one lane in one order. One route costs a slot of [`ROUTE_BYTES`], its peer's address, and one table entry per user.
 
+mod slots;
+
 use std::sync::Arc;
 
 use gimbal_codec::{Attach, CloseReason, DeviceId, GatewayId, Seq, SessionKey, UserId, epoch_number};
@@ -10,6 +12,7 @@ use gimbal_rpc::link::{Body, Down, Downlink, Hello, Target};
 use hashbrown::HashMap;
 
 use crate::command::{Lane, SessionInfo, SessionPage, SessionRef};
+use slots::Slots;
 
 /// Memory of one route without the text of its peer.
 pub const ROUTE_BYTES: usize = size_of::<Slot>() + 2 * (size_of::<(UserId, u32)>() + 1);
@@ -26,7 +29,7 @@ pub struct Routes {
     epoch: u32,
     attaches: u64,
     lanes: Vec<LaneEntry>,
-    slots: Vec<Slot>,
+    slots: Slots<Slot>,
     free: u32,
     count: usize,
     /// First slot of each user's devices.
@@ -89,7 +92,7 @@ impl Routes {
             epoch: control_epoch,
             attaches: 0,
             lanes: Vec::new(),
-            slots: Vec::new(),
+            slots: Slots::new(),
             free: NONE,
             count: 0,
             users: HashMap::new(),
@@ -233,7 +236,7 @@ impl Routes {
     pub fn page(&self, user: Option<UserId>, from: u64, limit: usize) -> SessionPage {
         let from = usize::try_from(from).unwrap_or(usize::MAX).min(self.slots.len());
         let mut sessions = Vec::new();
-        for (at, slot) in self.slots.iter().enumerate().skip(from) {
+        for (at, slot) in self.slots.iter_from(from) {
             let Some(route) = slot.route.as_ref().filter(|route| user.is_none_or(|user| user == route.user))
             else {
                 continue;
@@ -258,7 +261,7 @@ impl Routes {
     pub fn check(&self) {
         let listed: usize = self.users.keys().map(|user| self.devices(*user).count()).sum();
         assert_eq!(listed, self.count, "every route is in its user's list");
-        assert_eq!(self.slots.iter().filter(|slot| slot.route.is_some()).count(), self.count);
+        assert_eq!(self.slots.iter_from(0).filter(|(_, slot)| slot.route.is_some()).count(), self.count);
         for user in self.users.keys() {
             let mut devices: Vec<DeviceId> = self.devices(*user).map(|route| route.device).collect();
             assert!(!devices.is_empty(), "a user without a route is not listed");
@@ -266,7 +269,12 @@ impl Routes {
             devices.sort_unstable();
             assert!(devices.windows(2).all(|pair| pair[0] != pair[1]), "one session for each device");
         }
-        assert!(self.slots.iter().flat_map(|slot| &slot.route).all(|route| self.lane(route.lane).is_some()));
+        assert!(
+            self.slots
+                .iter_from(0)
+                .flat_map(|(_, slot)| &slot.route)
+                .all(|route| self.lane(route.lane).is_some())
+        );
     }
 
     fn info(&self, route: &Route) -> SessionInfo {

@@ -62,9 +62,9 @@ const ROOM_COUNTS_MS: u64 = 1000;
 /// Accepting pauses for so long when no descriptor or memory is left.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
-/// glommio's own tasks and input get their share this often while the shard is busy, and once a [`TICK`] while it is not. It
-/// costs some system calls, so not every turn.
-const LEND_MS: u64 = 5;
+/// glommio's own tasks and input get their share this often while the shard turns, and once a [`TICK`] while it sleeps. It
+/// costs two or three system calls on cold caches, and nothing of a client waits for them.
+const LEND_MS: u64 = 50;
 
 /// Time as one gateway sees it.
 #[derive(Clone, Copy, Debug)]
