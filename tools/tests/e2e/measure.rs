@@ -1,0 +1,55 @@
+//! What load runs measure by themselves: that they count what they did, and refuse what they cannot do.
+
+use crate::harness::server::run;
+
+/// The report of a run that has to succeed.
+fn report(arguments: &str) -> serde_json::Value {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report.json");
+    let path = path.to_str().unwrap();
+    let mut all: Vec<&str> = arguments.split(' ').collect();
+    all.extend(["--json", path]);
+    let (status, text) = run(&all, folder.path());
+    assert!(status.success(), "gimbal {arguments}:\n{text}");
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn number(report: &serde_json::Value, pointer: &str) -> f64 {
+    report
+        .pointer(pointer)
+        .and_then(serde_json::Value::as_f64)
+        .unwrap_or_else(|| panic!("{pointer}: {report}"))
+}
+
+#[test]
+fn every_heartbeat_that_was_due_is_counted_and_the_bare_echo_answers_as_many() {
+    let at_a_rate = report("load echo --start --bare --connections 4 --rate 500 --round 0.2 --rounds 2");
+    for side in ["gateway", "bare"] {
+        for round in 0..2 {
+            assert_eq!(number(&at_a_rate, &format!("/{side}/rounds/{round}/count")), 100.0, "{side}");
+        }
+        assert_eq!(number(&at_a_rate, &format!("/{side}/latency/count")), 200.0, "{side}");
+        assert!(number(&at_a_rate, &format!("/{side}/cpu_us")) > 0.0);
+    }
+    assert!(number(&at_a_rate, "/ratio") > 0.0);
+    let busy = report("load echo --start --connections 4 --window 3 --round 0.2 --rounds 1");
+    assert!(number(&busy, "/gateway/rounds/0/count") >= 12.0, "each of a window is answered: {busy}");
+}
+
+#[test]
+fn signals_of_pairs_are_counted_and_half_a_pair_is_refused() {
+    let signals = report("load signal --start --connections 4 --window 3 --round 0.2 --rounds 1");
+    assert!(number(&signals, "/rounds/0/count") >= 12.0, "{signals}");
+    let folder = tempfile::tempdir().unwrap();
+    let (status, text) = run(&["load", "signal", "--start", "--connections", "3"], folder.path());
+    assert!(!status.success() && text.contains("an even number"), "{text}");
+}
+
+#[test]
+fn gateway_and_control_are_told_apart() {
+    let idle = report("load idle --start --apart --low 5 --high 10 --settle 0.1 --hold 0.1");
+    for process in ["server", "control"] {
+        assert!(number(&idle, &format!("/{process}/at_high/rss_anon_bytes")) > 0.0);
+    }
+    assert!(idle["closed"] == 0, "{idle}");
+}
