@@ -21,7 +21,7 @@ use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataValue}
 use crate::{
     credential::{Keys, Role},
     metrics::Metrics,
-    plane::{LinkHandle, Plane},
+    plane::{LinkHandle, Place, Plane},
 };
 
 /// No message on the stream is larger, in either direction (gateways keep the same bound).
@@ -81,8 +81,8 @@ impl Link for LinkService {
         let down = Arc::clone(&queue) as Arc<dyn Downlink>;
         let handle = self
             .plane
-            .link(hello, down)
-            .map_err(|error| refused(Code::FailedPrecondition, "superseded", &error.to_string()))?;
+            .link(hello, down, Place::Remote)
+            .map_err(|error| refused(Code::FailedPrecondition, error.reason(), &error.to_string()))?;
         let (outgoing, stream) = mpsc::channel(MESSAGES_MAX);
         let welcome = pb::Welcome { control_epoch: self.control_epoch };
         let first = pb::DownBatch { welcome: Some(welcome), items: Vec::new() };

@@ -47,17 +47,42 @@ struct Link {
     lane: Lane,
     hello: Hello,
     down: Arc<dyn Downlink>,
+    place: Place,
     closed: AtomicBool,
     /// Items dropped because this gateway was full.
     lost: AtomicU64,
 }
 
-/// A gateway of the same id and a later start is linked already.
+/// Where a gateway runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// In this process.
+    Here,
+    /// Behind a socket.
+    Remote,
+}
+
+/// Why a gateway is not linked; nothing was changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("gateway {gateway} is linked already with the later epoch {epoch}")]
-pub(crate) struct Superseded {
-    gateway: GatewayId,
-    epoch: u64,
+pub(crate) enum LinkRefused {
+    /// Another gateway of this id lives.
+    #[error(
+        "gateway_id {0} is taken by another gateway that is linked now: set a gateway.gateway_id of its own"
+    )]
+    Taken(GatewayId),
+    /// The writer takes nothing.
+    #[error(transparent)]
+    Writer(#[from] RequestError),
+}
+
+impl LinkRefused {
+    /// Stable, as [`RequestError::reason`].
+    pub(crate) const fn reason(self) -> &'static str {
+        match self {
+            Self::Taken(_) => "gateway_id_taken",
+            Self::Writer(error) => error.reason(),
+        }
+    }
 }
 
 /// Whether a write sent now can succeed.
@@ -145,8 +170,9 @@ impl Plane {
     /// To the members of a room that are online now, in one order for all of them.
     pub fn publish(&self, room: RoomId, publish: Publish<'_>) -> Published {
         let shared = &*self.shared;
-        let links = shared.links.load();
         let published = shared.rooms.publish(room, publish, |lane, frame| {
+            // Looked up under the room's lock: a gateway whose interest is seen is linked by then.
+            let links = shared.links.load();
             let link = links.iter().find(|link| link.lane == lane);
             link.is_some_and(|link| shared.give(link, Down::Room { room, frame }, "room_link_full"))
         });
@@ -175,37 +201,35 @@ impl Plane {
         u32::try_from(links.iter().filter(taken).count()).unwrap_or(u32::MAX)
     }
 
-    /// Registers a link connection. Its gateway's earlier one is closed.
+    /// Registers a link connection. An earlier one of the same life of its gateway is closed; one of another life
+    /// refuses it, so that two gateways of one id cannot unseat each other in turns. The gateway in this process has its
+    /// id before any remote one.
     ///
     /// # Errors
-    /// [`Superseded`] when a later life of the same gateway is linked.
-    pub(crate) fn link(&self, hello: Hello, down: Arc<dyn Downlink>) -> Result<LinkHandle, Superseded> {
+    /// [`LinkRefused`].
+    pub(crate) fn link(
+        &self,
+        hello: Hello,
+        down: Arc<dyn Downlink>,
+        place: Place,
+    ) -> Result<LinkHandle, LinkRefused> {
         let shared = &self.shared;
         let changing = shared.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let links = shared.links.load_full();
         let earlier = links.iter().find(|link| link.hello.gateway == hello.gateway);
-        if let Some(link) = earlier
-            && link.hello.epoch > hello.epoch
-        {
-            return Err(Superseded { gateway: hello.gateway, epoch: link.hello.epoch });
+        if earlier.is_some_and(|link| !link.gives_way(hello, place)) {
+            return Err(LinkRefused::Taken(hello.gateway));
         }
         let lane = Lane(shared.next_lane.fetch_add(1, Ordering::Relaxed));
-        let link = Arc::new(Link {
-            lane,
-            hello,
-            down: Arc::clone(&down),
-            closed: AtomicBool::new(false),
-            lost: AtomicU64::new(0),
-        });
+        // Under the lock: the writer learns of links in the order of their lanes.
+        let up = Command::GatewayUp { lane, hello, down: Arc::clone(&down) };
+        shared.writer.submit(up, ReplyTo::Nobody)?;
+        let (closed, lost) = (AtomicBool::new(false), AtomicU64::new(0));
+        let link = Arc::new(Link { lane, hello, down, place, closed, lost });
         let others = links.iter().filter(|link| link.hello.gateway != hello.gateway);
         shared.links.store(Arc::new(others.cloned().chain([Arc::clone(&link)]).collect()));
         if let Some(earlier) = earlier {
             shared.close(earlier);
-        }
-        // Still under the lock: the writer learns of links in the order of their lanes.
-        if let Err(error) = shared.writer.submit(Command::GatewayUp { lane, hello, down }, ReplyTo::Nobody) {
-            // Its attaches will be refused as they come, and it will try again.
-            tracing::error!(%error, gateway = %hello.gateway, "the writer takes no gateway");
         }
         drop(changing);
         shared.count_links();
@@ -217,9 +241,20 @@ impl Plane {
 
 impl Control for Plane {
     /// # Panics
-    /// When a later life of the same gateway is linked: two gateways of one process share an id.
+    /// When two gateways of one process share an id, or control was stopped.
     fn connect(&self, hello: Hello, down: Arc<dyn Downlink>) -> Arc<dyn Uplink> {
-        Arc::new(self.link(hello, down).expect("a gateway in this process has an id of its own"))
+        let linked = self.link(hello, down, Place::Here);
+        Arc::new(linked.expect("a gateway in this process has an id of its own and comes before the stop"))
+    }
+}
+
+impl Link {
+    fn gives_way(&self, hello: Hello, place: Place) -> bool {
+        match (self.place, place) {
+            (Place::Remote, Place::Here) => true,
+            (Place::Here, Place::Remote) => false,
+            _ => self.hello.epoch == hello.epoch,
+        }
     }
 }
 
@@ -404,5 +439,43 @@ impl Shared {
             }
             Up::SignIn { .. } | Up::Announce { .. } | Up::Detach { .. } | Up::Ack { .. } => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{log::EmbeddedLog, store::Store, store::memory::MemoryStore, writer::Limits};
+
+    struct Nowhere;
+
+    impl Downlink for Nowhere {
+        fn deliver(&self, items: &mut Vec<Down>) -> Result<(), LinkFull> {
+            items.clear();
+            Ok(())
+        }
+    }
+
+    fn plane() -> Plane {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let log = Box::new(EmbeddedLog::new(Arc::clone(&store)));
+        let readers = Readers::start(&store, 16).unwrap();
+        let writer = Writer::start(store, log, Limits::default(), Box::new(|| 1)).unwrap();
+        Plane::new(writer, readers, Arc::new(Rooms::new(1, 16)), Arc::new(Metrics::new()), 1 << 10)
+    }
+
+    #[test]
+    fn a_gateway_that_the_writer_does_not_take_is_not_linked_and_unseats_nobody() {
+        let plane = plane();
+        let hello = Hello { gateway: GatewayId::new(7), epoch: 1, shards: 1 };
+        let link = || plane.link(hello, Arc::new(Nowhere), Place::Remote);
+        let first = link().unwrap();
+        plane.writer().stop();
+        assert_eq!(link().err(), Some(LinkRefused::Writer(RequestError::Unavailable)));
+        assert!(!first.is_closed());
+        first.disconnect();
+        assert_eq!(plane.gateways(), 0);
+        assert!(link().is_err());
+        assert_eq!(plane.gateways(), 0, "what the writer does not know is no gateway");
     }
 }

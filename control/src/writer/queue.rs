@@ -7,8 +7,10 @@ use super::{Job, Limits};
 use crate::command::Command;
 use crate::error::RequestError;
 
-/// Link changes and detaches that may wait beyond the bound.
-const RESERVE_COMMANDS: usize = 4096;
+/// Detaches that may wait beyond the bound.
+const DETACHES_MAX: usize = 4096;
+/// Link changes that may wait beyond that: gateways are few, and detaches must not lock them out.
+const LINK_CHANGES_MAX: usize = 1024;
 
 pub(super) struct Queue {
     limits: Limits,
@@ -31,7 +33,7 @@ impl Queue {
 
     pub(super) fn push(&self, job: Job) -> Result<(), RequestError> {
         let bytes = job_bytes(&job);
-        let reserve = if has_reserve(&job.command) { RESERVE_COMMANDS } else { 0 };
+        let reserve = reserve(&job.command);
         let mut state = self.admit(1, bytes, reserve)?;
         state.jobs.push_back(job);
         self.wake(state);
@@ -43,7 +45,7 @@ impl Queue {
             return Ok(());
         }
         let bytes = jobs.iter().map(job_bytes).sum();
-        let reserve = if jobs.iter().all(|job| has_reserve(&job.command)) { RESERVE_COMMANDS } else { 0 };
+        let reserve = jobs.iter().map(|job| reserve(&job.command)).min().unwrap_or(0);
         let mut state = self.admit(jobs.len(), bytes, reserve)?;
         state.jobs.extend(jobs.drain(..));
         self.wake(state);
@@ -125,15 +127,21 @@ fn job_bytes(job: &Job) -> usize {
     size_of::<Job>() + job.command.heap_bytes()
 }
 
-/// Commands whose loss nothing would mend.
-fn has_reserve(command: &Command) -> bool {
-    matches!(command, Command::GatewayUp { .. } | Command::GatewayDown { .. } | Command::Detach { .. })
+/// How far beyond the bound a command may still wait: those whose loss nothing would mend.
+fn reserve(command: &Command) -> usize {
+    match command {
+        Command::Detach { .. } => DETACHES_MAX,
+        Command::GatewayUp { .. } | Command::GatewayDown { .. } => DETACHES_MAX + LINK_CHANGES_MAX,
+        _ => 0,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use gimbal_codec::{Attach, DeviceId, SessionKey, UserId};
+
     use super::*;
-    use crate::command::{Lane, ReplyTo};
+    use crate::command::{Lane, ReplyTo, SessionRef};
 
     fn job(command: Command) -> Job {
         Job { command, reply_to: ReplyTo::Nobody }
@@ -149,14 +157,27 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_refuses_but_keeps_its_reserve_for_link_changes() {
+    fn a_full_queue_keeps_a_reserve_for_detaches_and_one_behind_it_for_link_changes() {
         let queue = small();
+        let detach = || {
+            let session =
+                SessionRef { lane: Lane(1), session: SessionKey::from_u64(1), attach: Attach::default() };
+            job(Command::Detach { session, user: UserId::default(), device: DeviceId::default() })
+        };
         for _ in 0..3 {
             queue.push(job(Command::Stats)).unwrap();
         }
         assert_eq!(queue.push(job(Command::Stats)), Err(RequestError::Busy));
+        for _ in 0..DETACHES_MAX {
+            queue.push(detach()).unwrap();
+        }
+        assert_eq!(queue.push(detach()), Err(RequestError::Busy));
         queue.push(job(Command::GatewayDown { lane: Lane(1) })).unwrap();
-        assert_eq!(queue.depth().0, 4);
+        assert_eq!(
+            queue.push_many(&mut vec![job(Command::GatewayDown { lane: Lane(1) }), detach()]),
+            Err(RequestError::Busy)
+        );
+        assert_eq!(queue.depth().0, 3 + DETACHES_MAX + 1);
     }
 
     #[test]

@@ -133,9 +133,30 @@ async fn a_stream_without_the_key_or_a_hello_is_refused() {
     let nameless = pb::UpBatch { hello: Some(pb::Hello::default()), items: Vec::new() };
     let nameless = Remote::open(&rig, "dev", nameless).await.err().unwrap();
     assert_eq!(why(&nameless).0, "bad_hello");
-    let _newer = Remote::linked(&rig, 5).await;
-    let older = Remote::open(&rig, "dev", hello(4)).await.err().unwrap();
-    assert_eq!((older.code(), why(&older).0), (Code::FailedPrecondition, "superseded"));
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_remote_gateway_never_unseats_another_life_of_its_id_or_the_one_in_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let anna = rig.person("1").await;
+    let mut living = Remote::linked(&rig, 5).await;
+    for epoch in [4, 6] {
+        let other = Remote::open(&rig, "dev", hello(epoch)).await.err().unwrap();
+        assert_eq!((other.code(), why(&other).0), (Code::FailedPrecondition, "gateway_id_taken"));
+        assert!(other.message().contains("gateway_id 8 is taken"), "{other}");
+    }
+    living.attach(&anna, 1).await;
+    // The gateway in this process has its id before any other.
+    let local = rig.gateway(8);
+    living.submit(vec![Up::RoomInterest { room: RoomId::new(5), shard: ShardId(0), members: 1 }]).await;
+    let ended = living.message().await.unwrap_err();
+    assert_eq!(why(&ended).0, "replaced");
+    let remote = Remote::open(&rig, "dev", hello(9)).await.err().unwrap();
+    assert_eq!(why(&remote).0, "gateway_id_taken");
+    local.submit(vec![anna.sign_in(session(1))]);
+    assert!(matches!(local.next().await, Down::SignedIn { .. }), "the local gateway goes on");
     rig.stop().await;
 }
 
