@@ -65,6 +65,10 @@ pub enum CodeIssuer {
 pub struct Limits {
     /// Longest content of a message, push or room publish. Default and most 60 KiB: with its envelope it fits a frame.
     pub content_bytes_max: ByteSize,
+    /// gRPC calls under way, on all connections. Default 4,096, at most 72 KiB each; 16 to 1,000,000. Full: busy.
+    pub calls_max: usize,
+    /// gRPC connections, those of gateways included. Default 1,024; 16 to 1,000,000. Full: a new one is closed, counted.
+    pub connections_max: usize,
     /// Reads (sync, token checks) that wait for a reader thread. Default 4,096; 16 to 1,000,000. Full: busy.
     pub reads_max: usize,
     /// Rooms with members. Default 1,000,000, about 150 B each; 1 to 100,000,000. Full: a new room gets no publishes, counted.
@@ -111,6 +115,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             content_bytes_max: ByteSize(limits::CONTENT_BYTES_MAX as u64),
+            calls_max: 4096,
+            connections_max: 1024,
             reads_max: 4096,
             rooms_max: 1_000_000,
             link_items_max: 65_536,
@@ -212,8 +218,8 @@ impl Config {
     }
 
     fn check_bounds(&self) -> Result<(), ConfigError> {
-        let Limits { content_bytes_max, reads_max, rooms_max, link_items_max, link_bytes_max, gateway_lease } =
-            &self.limits;
+        let Limits { content_bytes_max, calls_max, connections_max, reads_max, rooms_max, .. } = &self.limits;
+        let Limits { link_items_max, link_bytes_max, gateway_lease, .. } = &self.limits;
         let StoreConfig { block_cache, write_buffer } = &self.store;
         let minute = Duration::from_secs(60);
         let rules = [
@@ -227,6 +233,8 @@ impl Config {
                 "limits.content_bytes_max",
                 "must be 1 B to 60 KiB",
             ),
+            ((16..=1_000_000).contains(calls_max), "limits.calls_max", "must be 16 to 1,000,000"),
+            ((16..=1_000_000).contains(connections_max), "limits.connections_max", "must be 16 to 1,000,000"),
             ((16..=1_000_000).contains(reads_max), "limits.reads_max", "must be 16 to 1,000,000"),
             ((1..=100_000_000).contains(rooms_max), "limits.rooms_max", "must be 1 to 100,000,000"),
             (

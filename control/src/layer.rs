@@ -1,4 +1,4 @@
-//! Around every gRPC call: request id, span, time, status, and a net under panics.
+//! Around every gRPC call: a bound and a deadline, request id, span, time, status, and a net under panics.
 
 use std::{
     any::Any,
@@ -10,8 +10,10 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
+use tokio::sync::Semaphore;
 use tonic::{
     Code, Status,
     body::Body,
@@ -22,6 +24,7 @@ use tracing::Instrument as _;
 
 use crate::{
     clock,
+    error::RequestError,
     metrics::{CallLabels, MethodLabels, Metrics},
 };
 
@@ -29,6 +32,9 @@ use crate::{
 const REQUEST_ID: &str = "request_id";
 /// A longer request id is replaced: it would only fill the log.
 const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// The link's one call is a stream that its gateway holds: it takes no place and keeps its own deadlines.
+const LINK: &str = "gimbal.link.v1.Link/Open";
 
 /// Methods with a label of their own; any other path is "other", so that callers cannot make labels.
 const METHODS: &[&str] = &[
@@ -47,7 +53,7 @@ const METHODS: &[&str] = &[
     "gimbal.v1.Admin/ListSessions",
     "gimbal.v1.Admin/Kick",
     "gimbal.v1.Admin/Stats",
-    "gimbal.link.v1.Link/Open",
+    LINK,
     "grpc.health.v1.Health/Check",
 ];
 
@@ -61,11 +67,21 @@ struct Shared {
     metrics: Arc<Metrics>,
     control_epoch: u32,
     calls: AtomicU64,
+    places: Semaphore,
+    deadline: Duration,
 }
 
 impl CallLayer {
-    pub(crate) fn new(metrics: Arc<Metrics>, control_epoch: u32) -> Self {
-        Self { shared: Arc::new(Shared { metrics, control_epoch, calls: AtomicU64::new(0) }) }
+    /// `calls_max` calls at a time, each answered within `deadline`: with the services' message sizes this bounds what
+    /// callers make the process hold before their credentials are seen.
+    pub(crate) fn new(
+        metrics: Arc<Metrics>,
+        control_epoch: u32,
+        calls_max: usize,
+        deadline: Duration,
+    ) -> Self {
+        let (calls, places) = (AtomicU64::new(0), Semaphore::new(calls_max));
+        Self { shared: Arc::new(Shared { metrics, control_epoch, calls, places, deadline }) }
     }
 }
 
@@ -108,9 +124,10 @@ where
         let started = clock::now();
         let inner = Caught { inner: Box::pin(self.inner.call(request)) };
         let answer = async move {
-            let mut response = match inner.await {
-                Ok(response) => response?,
-                Err(panic) => shared.panicked(method, &*panic),
+            let mut response = match shared.bounded(method, inner).await {
+                Ok(Ok(response)) => response?,
+                Ok(Err(panic)) => shared.panicked(method, &*panic),
+                Err(refused) => refused.into_http(),
             };
             response.headers_mut().insert(REQUEST_ID, request_id);
             shared.count(method, &response, (clock::now() - started).as_secs_f64());
@@ -121,6 +138,17 @@ where
 }
 
 impl Shared {
+    /// Nothing of a call is read before it has a place. One that is cut at the deadline may still be carried out.
+    async fn bounded<T>(&self, method: &'static str, call: impl Future<Output = T>) -> Result<T, Status> {
+        if method == LINK {
+            return Ok(call.await);
+        }
+        let _place = self.places.try_acquire().map_err(|_| RequestError::Busy)?;
+        tokio::time::timeout(self.deadline, call)
+            .await
+            .map_err(|_| Status::deadline_exceeded("no answer within the server's own deadline"))
+    }
+
     fn request_id(&self, request: &http::Request<Body>) -> http::HeaderValue {
         let shown = request.headers().get(REQUEST_ID);
         if let Some(shown) = shown
@@ -217,6 +245,7 @@ mod tests {
             Box::pin(async move {
                 match request.uri().path() {
                     "/gimbal.v1.Messages/Send" => panic!("on purpose"),
+                    "/gimbal.v1.Messages/Sync" | "/gimbal.link.v1.Link/Open" => std::future::pending().await,
                     "/gimbal.v1.Messages/Ack" => Ok(Status::not_found("nobody").into_http()),
                     _ => Ok(http::Response::new(Body::empty())),
                 }
@@ -236,7 +265,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_ends_its_own_call_and_is_counted() {
         let metrics = Arc::new(Metrics::new());
-        let layer = CallLayer::new(Arc::clone(&metrics), 4);
+        let layer = CallLayer::new(Arc::clone(&metrics), 4, 9, Duration::from_secs(60));
         let response = call(&layer, "/gimbal.v1.Messages/Send", None).await;
         assert_eq!(response.headers()["grpc-status"], "13");
         assert_eq!(metrics.call_panics.get(), 1);
@@ -254,5 +283,27 @@ mod tests {
             page.contains("grpc_calls_total{method=\"gimbal.v1.Messages/Ack\",code=\"NOT_FOUND\"} 1"),
             "{page}"
         );
+    }
+
+    #[tokio::test]
+    async fn calls_are_bounded_in_number_and_time_and_a_link_in_neither() {
+        let metrics = Arc::new(Metrics::new());
+        let layer = CallLayer::new(Arc::clone(&metrics), 4, 1, Duration::from_millis(50));
+        let mut link = Box::pin(call(&layer, "/gimbal.link.v1.Link/Open", None));
+        let mut stuck = Box::pin(call(&layer, "/gimbal.v1.Messages/Sync", None));
+        let refused = tokio::select! {
+            biased;
+            _ = &mut link => panic!("a link goes on"),
+            _ = &mut stuck => panic!("it takes its time"),
+            refused = call(&layer, "/gimbal.v1.Messages/Ack", None) => refused,
+        };
+        assert_eq!(refused.headers()["grpc-status"], "8", "no place");
+        let cut = tokio::select! {
+            _ = &mut link => panic!("a link has no deadline"),
+            cut = stuck => cut,
+        };
+        assert_eq!(cut.headers()["grpc-status"], "4");
+        let next = call(&layer, "/gimbal.v1.Messages/Ack", None).await;
+        assert_eq!(next.headers()["grpc-status"], "5", "its place is free again");
     }
 }

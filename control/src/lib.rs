@@ -19,6 +19,7 @@ mod http;
 pub mod idempotency;
 mod layer;
 mod link_server;
+mod listener;
 pub mod log;
 pub mod mailbox;
 pub mod metrics;

@@ -18,7 +18,7 @@ use gimbal_rpc::{
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tonic::{
     server::NamedService,
-    transport::server::{Router, Server, TcpIncoming},
+    transport::server::{Router, Server},
 };
 use tonic_health::server::HealthReporter;
 use tower_layer::Stack;
@@ -26,10 +26,12 @@ use tower_layer::Stack;
 use crate::{
     clock,
     code::Codes,
+    command::{CONTENT_BYTES_MAX, PUSH_USERS_MAX},
     config::{Checked, Limits},
     http::{self, ExtraMetrics, Pages},
     layer::CallLayer,
     link_server::{self, LinkLimits, LinkService},
+    listener::Bounded,
     log::EmbeddedLog,
     metrics::{Metrics, Sample, Value},
     plane::Plane,
@@ -43,14 +45,24 @@ use crate::{
     writer::{self, Writer},
 };
 
-/// Largest request: a push of one content to 512 users, with room for what is added later.
-const REQUEST_BYTES_MAX: usize = 256 << 10;
+/// Largest request with a content: a push of the longest one to as many users as may be, 10 bytes of varint and a key
+/// byte each, and some fields beside.
+const CONTENT_REQUEST_BYTES_MAX: usize = 72 << 10;
+const _: () = assert!(CONTENT_BYTES_MAX + 11 * PUSH_USERS_MAX + 1024 <= CONTENT_REQUEST_BYTES_MAX);
+/// Largest request without one: a registration with every text at its longest takes a fifth of it.
+const REQUEST_BYTES_MAX: usize = 8 << 10;
 /// A client that answers no ping is taken as gone after this and as long again.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// Calls at a time on one connection.
-const STREAMS_MAX: u32 = 1024;
-/// Flow-control windows: one burst of a gateway.
-const WINDOW_BYTES: u32 = 4 << 20;
+const STREAMS_MAX: u32 = 128;
+/// A call that is not answered by then is cut; only a stuck disk or a caller that sends slowly takes so long.
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
+/// What one stream may have under way towards us: one message of a gateway. Over 1 ms this is 256 MB/s.
+const WINDOW_BYTES: u32 = 256 << 10;
+/// The same for all streams of a connection.
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// Connections of the HTTP listener: a few scrapers, balancers and people.
+const HTTP_CONNECTIONS_MAX: usize = 256;
 /// How often a stop looks whether the store is still in use.
 const CLOSE_INTERVAL: Duration = Duration::from_millis(2);
 /// How often health follows the store.
@@ -131,12 +143,14 @@ impl ControlServer {
             control_epoch,
             stop: stop.subscribe(),
         };
-        let (health, router) =
-            router(services, link, CallLayer::new(Arc::clone(&metrics), control_epoch)).await?;
-        let incoming = TcpIncoming::from(grpc_listener).with_nodelay(Some(true));
+        let layer =
+            CallLayer::new(Arc::clone(&metrics), control_epoch, config.limits.calls_max, CALL_DEADLINE);
+        let (health, router) = router(services, link, layer).await?;
+        let incoming = Bounded::new(grpc_listener, config.limits.connections_max, Arc::clone(&metrics));
         let grpc = tokio::spawn(router.serve_with_incoming_shutdown(incoming, raised(stop.subscribe())));
 
         let extra_metrics = Arc::new(OnceLock::new());
+        let http_listener = Bounded::new(http_listener, HTTP_CONNECTIONS_MAX, Arc::clone(&metrics));
         let pages = Pages { plane: Arc::clone(&plane), metrics, extra: Arc::clone(&extra_metrics) };
         let stop_http = watch::Sender::new(false);
         let serving = axum::serve(http_listener, http::router(pages))
@@ -325,16 +339,18 @@ async fn router(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
         .add_service(AccountsServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
-        .add_service(MessagesServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
-        .add_service(RoomsServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(
+            MessagesServer::new(services.clone()).max_decoding_message_size(CONTENT_REQUEST_BYTES_MAX),
+        )
+        .add_service(RoomsServer::new(services.clone()).max_decoding_message_size(CONTENT_REQUEST_BYTES_MAX))
         .add_service(AdminServer::new(services).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_optional_service(link)
-        .add_service(health)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?);
+        .add_service(health.max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(reflection().build_v1()?.max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(REQUEST_BYTES_MAX));
     Ok((reporter, router))
 }
 

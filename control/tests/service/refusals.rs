@@ -220,3 +220,59 @@ async fn the_binary_form_of_a_token_is_as_good_as_its_text() {
     rig.messages().sync(request).await.unwrap();
     rig.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_are_bounded_in_size_and_the_largest_push_fits() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let phone_number = "1".repeat(9 << 10);
+    let long = v1::SignInRequest { phone_number, ..v1::SignInRequest::default() };
+    let refused = rig.accounts().sign_in(long).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+    let push = v1::PushToUsersRequest {
+        user_ids: vec![u64::MAX; 512],
+        content: Bytes::from(vec![7; 60 << 10]),
+        idempotency_key: "k".repeat(64),
+        ..v1::PushToUsersRequest::default()
+    };
+    let pushed = rig.messages().push_to_users(keyed("dev", push)).await.unwrap().into_inner();
+    assert_eq!(pushed.users.len(), 512);
+    let content = Bytes::from(vec![7; 80 << 10]);
+    let huge = v1::SendRequest { client_message_id: 1, content, ..v1::SendRequest::default() };
+    assert_eq!(rig.messages().send(huge).await.unwrap_err().code(), Code::OutOfRange);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_beyond_the_bound_is_closed_and_counted_and_leaves_room_when_one_ends() {
+    use tokio::io::AsyncReadExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.limits.connections_max = 16;
+    let rig = Rig::with(config).await;
+    let open = || tokio::net::TcpStream::connect(rig.server.grpc_address());
+    let mut held = Vec::new();
+    // The rig's own is one of them.
+    for _ in 0..15 {
+        held.push(open().await.unwrap());
+    }
+    let ended = open().await.unwrap().read(&mut [0; 1]).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "closed without a byte");
+    let (_, page) = rig.http("/metrics").await;
+    assert!(page.contains("gimbal_control_dropped_total{reason=\"connections_full\"} 1"), "{page}");
+    rig.person("1").await;
+    held.clear();
+    let address = format!("http://{}", rig.server.grpc_address());
+    let welcomed = async {
+        let endpoint = tonic::transport::Endpoint::from_shared(address).unwrap();
+        loop {
+            let Ok(channel) = endpoint.connect().await else { continue };
+            let mut admin = v1::admin_client::AdminClient::new(channel);
+            if admin.stats(keyed("dev", v1::StatsRequest {})).await.is_ok() {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(WAIT, welcomed).await.expect("a place is free again");
+    rig.stop().await;
+}
