@@ -131,6 +131,10 @@ pub struct Sender {
     pub session: Option<SessionRef>,
 }
 
+/// Called once on the writer thread, which it must not hold up: with the attach number under which the session's answer
+/// goes, or with why there is none.
+pub type OnAdmitted = Box<dyn FnOnce(Result<Attach, RequestError>) + Send>;
+
 /// Everything the writer thread does. The answer is named beside each; durable ones are answered after their commit.
 pub enum Command {
     /// By a phone number that its owner has proved. -> [`Reply::Registered`].
@@ -207,6 +211,14 @@ pub enum Command {
         sender: Sender,
         /// Everything up to here.
         seq: Seq,
+    },
+    /// A session's read of its own mailbox. Nothing is written; it passes here so that no ended session reads, and so
+    /// that the page holds all that was answered before. -> `read`.
+    Sync {
+        /// Always a session.
+        sender: Sender,
+        /// What to do then.
+        read: OnAdmitted,
     },
     /// A connection asks to come online. -> `Down::SignedIn` or `Down::SignInRefused`; the device's older session is
     /// kicked wherever it is.
@@ -289,6 +301,7 @@ impl Command {
             Self::Send { .. } => "send",
             Self::Push { .. } => "push",
             Self::Ack { .. } => "ack",
+            Self::Sync { .. } => "sync",
             Self::Attach { .. } => "attach",
             Self::Announce { .. } => "announce",
             Self::Detach { .. } => "detach",
@@ -323,6 +336,7 @@ impl Command {
             Self::Push { content, users, .. } => content.len() + users.len() * size_of::<UserId>(),
             Self::SignIn { device, .. } | Self::RegisterDevice { device, .. } => device.heap_bytes(),
             Self::Attach { peer, .. } | Self::Announce { peer, .. } => peer.len(),
+            Self::Sync { read, .. } => size_of_val(&**read),
             _ => 0,
         }
     }

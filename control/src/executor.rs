@@ -216,7 +216,8 @@ impl Batch<'_> {
                 self.must_hold_token(*user, *device)?;
                 self.admitted(*user)
             }
-            Command::Detach { .. }
+            Command::Sync { .. }
+            | Command::Detach { .. }
             | Command::GatewayUp { .. }
             | Command::GatewayDown { .. }
             | Command::ListSessions { .. }

@@ -1,7 +1,7 @@
 //! The control plane as gateways see it, in this process or over gRPC: what each link item becomes.
 //!
-//! What changes state goes to the writer, all of a batch or none. Sync pages go to the reader pool. Room interest and
-//! signals are done here and now, on the caller's thread; nothing in this file waits.
+//! What changes state goes to the writer, all of a batch or none, and so do syncs, whose pages the reader pool then
+//! reads. Room interest and signals are done here and now, on the caller's thread; nothing in this file waits.
 
 use std::sync::{
     Arc, Mutex, PoisonError, Weak,
@@ -10,9 +10,9 @@ use std::sync::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use gimbal_codec::{GatewayId, RoomId, Seq, ShardId, body, limits};
+use gimbal_codec::{Attach, GatewayId, RoomId, Seq, ShardId, body, limits};
 use gimbal_rpc::link::{
-    Caller, Control, Down, Downlink, Hello, LinkFull, Signal, SignalTarget, Tag, Up, Uplink,
+    Caller, Control, Down, Downlink, Hello, LinkFull, Page, Refusal, Signal, SignalTarget, Tag, Up, Uplink,
 };
 
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     metrics::Metrics,
     reader::Readers,
     room::{Publish, Published, Rooms, message_frame},
+    store::Store,
     writer::{Job, Writer},
 };
 
@@ -282,21 +283,6 @@ impl Shared {
         self.metrics.links.set(self.links.load().len() as i64);
     }
 
-    fn read_page(self: &Arc<Self>, link: &Arc<Link>, caller: Caller, tag: Tag, after: Seq, limit: u32) {
-        let to = (caller.session, caller.attach);
-        let (shared, of_read, of_tag) = (Arc::clone(self), Arc::clone(link), tag.clone());
-        let read = move |store: &dyn crate::store::Store| {
-            let limit = limit.min(limits::SYNC_LIMIT_MAX);
-            let page = store.page(caller.user, after, limit, limits::SYNC_PAGE_BYTES_MAX);
-            let result = page.map_err(RequestError::refusal);
-            shared.give(&of_read, Down::SyncDone { to, tag: of_tag, result }, "sync_link_full");
-        };
-        if let Err(error) = self.readers.submit(read) {
-            let refused = Down::SyncDone { to, tag, result: Err(error.refusal()) };
-            self.give(link, refused, "sync_link_full");
-        }
-    }
-
     fn interest(&self, link: &Link, room: RoomId, shard: ShardId, members: u32) {
         if self.rooms.interest(link.lane, room, shard, members).is_err() {
             self.metrics.drop_items("rooms_full", 1);
@@ -320,6 +306,41 @@ impl Shared {
                 self.metrics.signals.inc();
             }
         }
+    }
+}
+
+/// A session's sync on its way from the writer, which knows whether the session is its device's newest, to a reader.
+#[derive(Clone)]
+struct PageRead {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    caller: Caller,
+    tag: Tag,
+    after: Seq,
+    limit: u32,
+}
+
+impl PageRead {
+    fn admitted(mut self, admitted: Result<Attach, RequestError>) {
+        let begun = admitted.and_then(|attach| {
+            self.caller.attach = attach;
+            let read = self.clone();
+            self.shared.readers.submit(move |store| read.run(store))
+        });
+        if let Err(error) = begun {
+            self.answer(Err(error.refusal()));
+        }
+    }
+
+    fn run(self, store: &dyn Store) {
+        let limit = self.limit.min(limits::SYNC_LIMIT_MAX);
+        let page = store.page(self.caller.user, self.after, limit, limits::SYNC_PAGE_BYTES_MAX);
+        self.answer(page.map_err(RequestError::refusal));
+    }
+
+    fn answer(self, result: Result<Page, Refusal>) {
+        let done = Down::SyncDone { to: (self.caller.session, self.caller.attach), tag: self.tag, result };
+        self.shared.give(&self.link, done, "sync_link_full");
     }
 }
 
@@ -362,7 +383,7 @@ impl Uplink for LinkHandle {
         if self.is_closed() {
             return Err(LinkFull);
         }
-        let mut jobs: Vec<Job> = items.iter().filter_map(|item| shared.job(self.link.lane, item)).collect();
+        let mut jobs: Vec<Job> = items.iter().filter_map(|item| shared.job(&self.link, item)).collect();
         shared.writer.submit_many(&mut jobs).map_err(|_| LinkFull)?;
         shared.metrics.link_up_items.inc_by(items.len() as u64);
         for item in items.drain(..) {
@@ -374,7 +395,8 @@ impl Uplink for LinkHandle {
 
 impl Shared {
     /// What the writer does about `item`; `None` when it is not the writer's, or refused right here.
-    fn job(&self, lane: Lane, item: &Up) -> Option<Job> {
+    fn job(self: &Arc<Self>, link: &Arc<Link>, item: &Up) -> Option<Job> {
+        let lane = link.lane;
         let session = |caller: &Caller| SessionRef { lane, session: caller.session, attach: caller.attach };
         let sender = |caller: &Caller| Sender {
             user: caller.user,
@@ -417,14 +439,25 @@ impl Shared {
             Up::Ack { caller, tag, seq } => {
                 answered(caller, tag, Command::Ack { sender: sender(caller), seq: *seq })
             }
-            Up::Sync { .. } | Up::RoomInterest { .. } | Up::Signal(_) => None,
+            Up::Sync { caller, tag, after, limit } => {
+                let read = PageRead {
+                    shared: Arc::clone(self),
+                    link: Arc::clone(link),
+                    caller: *caller,
+                    tag: tag.clone(),
+                    after: *after,
+                    limit: *limit,
+                };
+                let read = Box::new(move |admitted| read.admitted(admitted));
+                nobody(Command::Sync { sender: sender(caller), read })
+            }
+            Up::RoomInterest { .. } | Up::Signal(_) => None,
         }
     }
 
     /// What is not the writer's.
-    fn do_here(self: &Arc<Self>, link: &Arc<Link>, item: Up) {
+    fn do_here(&self, link: &Link, item: Up) {
         match item {
-            Up::Sync { caller, tag, after, limit } => self.read_page(link, caller, tag, after, limit),
             Up::RoomInterest { room, shard, members } => self.interest(link, room, shard, members),
             Up::Signal(signal) => self.signal(link, &signal),
             Up::Send { caller, tag, content, .. } => {
@@ -437,7 +470,11 @@ impl Shared {
                     );
                 }
             }
-            Up::SignIn { .. } | Up::Announce { .. } | Up::Detach { .. } | Up::Ack { .. } => {}
+            Up::SignIn { .. }
+            | Up::Announce { .. }
+            | Up::Detach { .. }
+            | Up::Sync { .. }
+            | Up::Ack { .. } => {}
         }
     }
 }
@@ -445,7 +482,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{log::EmbeddedLog, store::Store, store::memory::MemoryStore, writer::Limits};
+    use crate::{log::EmbeddedLog, store::memory::MemoryStore, writer::Limits};
 
     struct Nowhere;
 

@@ -28,8 +28,35 @@ pub struct Engine {
 enum Admission {
     Execute,
     Refuse(RequestError),
-    /// In the next turn: it depends on an attach of this one.
+    /// In the next turn: it depends on what this one does to its session.
     Wait,
+}
+
+/// Whose sessions a batch has begun or ended so far: the routes know it only after the commit.
+#[derive(Default)]
+struct Touched {
+    devices: HashSet<DeviceId>,
+    users: HashSet<UserId>,
+}
+
+impl Touched {
+    fn add(&mut self, command: &Command, output: &Output) {
+        if let Effect::Kick { device, .. } = output.effect {
+            self.devices.insert(device);
+        }
+        match command {
+            Command::Attach { device, .. }
+            | Command::Announce { device, .. }
+            | Command::Detach { device, .. }
+            | Command::Kick { device: Some(device), .. } => drop(self.devices.insert(*device)),
+            Command::Kick { user, device: None } => drop(self.users.insert(*user)),
+            _ => {}
+        }
+    }
+
+    fn holds(&self, sender: Sender) -> bool {
+        self.devices.contains(&sender.device) || self.users.contains(&sender.user)
+    }
 }
 
 impl Engine {
@@ -60,18 +87,17 @@ impl Engine {
 
     fn execute(&mut self, jobs: &[Job], now_ms: i64) -> Vec<Output> {
         let mut outputs = Vec::with_capacity(jobs.len());
-        let mut arrived = HashSet::new();
+        let mut touched = Touched::default();
         let view = Arc::clone(&self.store);
         let mut batch = self.executor.begin(&*view, now_ms);
         for job in jobs {
-            match admit(&self.routes, &arrived, &job.command) {
-                Admission::Execute => outputs.push(batch.run(&job.command)),
-                Admission::Refuse(error) => outputs.push(Output::refused(error)),
+            let output = match admit(&self.routes, &touched, &job.command) {
+                Admission::Execute => batch.run(&job.command),
+                Admission::Refuse(error) => Output::refused(error),
                 Admission::Wait => break,
-            }
-            if let Command::Announce { session: SessionRef { lane, session, .. }, .. } = &job.command {
-                arrived.insert((*lane, *session));
-            }
+            };
+            touched.add(&job.command, &output);
+            outputs.push(output);
         }
         let records = batch.finish();
         if records.is_empty() {
@@ -117,6 +143,10 @@ impl Engine {
             }
             Command::Announce { session, user, device, peer } => {
                 self.announce(session, (user, device), &peer, output.result, now_ms);
+                return;
+            }
+            Command::Sync { sender, read } => {
+                read(output.result.and_then(|_| self.attach_of(sender).ok_or(RequestError::Stale)));
                 return;
             }
             Command::Detach { session, user, device } => {
@@ -228,6 +258,10 @@ impl Engine {
         Some((session.lane, (session.session, attach), tag.clone()))
     }
 
+    fn attach_of(&self, sender: Sender) -> Option<Attach> {
+        self.routes.current(sender.session?, sender.user, sender.device)
+    }
+
     fn stats(&self) -> Stats {
         let (sessions, users_online, gateways) = self.routes.counts();
         Stats {
@@ -244,15 +278,16 @@ impl Engine {
 }
 
 /// A session's call is executed only when that session is its device's newest.
-fn admit(routes: &Routes, arrived: &HashSet<(Lane, SessionKey)>, command: &Command) -> Admission {
-    let (Command::Send { sender, .. } | Command::Ack { sender, .. }) = command else {
+fn admit(routes: &Routes, touched: &Touched, command: &Command) -> Admission {
+    let (Command::Send { sender, .. } | Command::Ack { sender, .. } | Command::Sync { sender, .. }) = command
+    else {
         return Admission::Execute;
     };
     let Some(session) = sender.session else { return Admission::Execute };
-    if routes.current(session, sender.user, sender.device).is_some() {
-        Admission::Execute
-    } else if arrived.contains(&(session.lane, session.session)) {
+    if touched.holds(*sender) {
         Admission::Wait
+    } else if routes.current(session, sender.user, sender.device).is_some() {
+        Admission::Execute
     } else {
         Admission::Refuse(RequestError::Stale)
     }

@@ -1,7 +1,10 @@
 //! Routes: takeover, stale calls, links that come and go, deliveries in order.
 
+use std::sync::mpsc;
+
 use gimbal_codec::{Attach, CloseReason, Seq, code, epoch_number};
 use gimbal_control::command::{Command, Lane, Reply, ReplyTo, SessionRef};
+use gimbal_control::error::RequestError;
 use gimbal_control::writer::Job;
 use gimbal_rpc::link::Down;
 
@@ -134,6 +137,55 @@ fn a_stale_session_is_refused_and_nothing_of_it_is_stored() {
     assert!(
         matches!(&gateway.take()[..], [Down::AckDone { result: Err(refusal), .. }] if refusal.code == code::STALE)
     );
+}
+
+/// A sync of a session, and what it is told.
+fn session_sync(account: Account, at: SessionRef) -> (Job, mpsc::Receiver<Result<Attach, RequestError>>) {
+    let (told, hears) = mpsc::channel();
+    let sender = gimbal_control::command::Sender { session: Some(at), ..bare(account) };
+    let read = Box::new(move |admitted| told.send(admitted).unwrap());
+    (Job { command: Command::Sync { sender, read }, reply_to: ReplyTo::Nobody }, hears)
+}
+
+#[test]
+fn only_the_newest_session_of_a_device_reads_its_mailbox() {
+    let mut node = Node::memory();
+    let (lane, gateway) = node.gateway(1);
+    let alice = node.account(None, "a");
+    node.attach(lane, 1, alice);
+    let older = session(lane, 1, signed_in(&gateway.take()));
+    node.attach(lane, 2, alice);
+    let newer = session(lane, 2, signed_in(&gateway.take()));
+    let (stale, of_stale) = session_sync(alice, older);
+    let (fresh, of_fresh) = session_sync(alice, newer);
+    let commits = node.counters.commits.get();
+    node.run(&mut vec![stale, fresh]);
+    assert_eq!(of_stale.try_recv(), Ok(Err(RequestError::Stale)));
+    assert_eq!(of_fresh.try_recv(), Ok(Ok(newer.attach)));
+    assert_eq!(node.counters.commits.get(), commits, "a read needs no commit");
+}
+
+#[test]
+fn a_session_that_ends_within_a_batch_does_nothing_behind_its_end() {
+    for case in 0..4 {
+        let mut node = Node::memory();
+        let (lane, gateway) = node.gateway(1);
+        let (alice, bob) = (node.account(None, "a"), node.account(None, "b"));
+        node.attach(lane, 1, alice);
+        let at = session(lane, 1, signed_in(&gateway.take()));
+        let (user, device) = (alice.user, alice.device);
+        let end = match case {
+            0 => Command::RevokeToken { user, device, idempotency: None },
+            1 => attach(lane, 2, alice),
+            2 => Command::Kick { user, device: None },
+            _ => detach(at, alice),
+        };
+        let (sync, hears) = session_sync(alice, at);
+        let before = Job { command: end, reply_to: ReplyTo::Nobody };
+        node.run(&mut vec![before, session_send(alice, at, 1, bob.user, "late"), sync]);
+        assert_eq!(node.messages(bob.user, 0).1, 0, "case {case}");
+        assert_eq!(hears.try_recv(), Ok(Err(RequestError::Stale)), "case {case}");
+    }
 }
 
 #[test]

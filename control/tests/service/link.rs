@@ -118,6 +118,11 @@ async fn a_message_crosses_from_a_session_to_a_session_of_a_remote_gateway() {
     remote.submit(vec![sync]).await;
     let Down::SyncDone { result: Ok(page), .. } = remote.next().await else { panic!("a page") };
     assert_eq!(page.entries.len(), 1);
+    // Under a number that is not the session's, as an ended session would ask.
+    let of_nobody = caller(&ben, 1, of_ben);
+    remote.submit(vec![Up::Sync { caller: of_nobody, tag, after: Seq::new(0), limit: 0 }]).await;
+    let Down::SyncDone { to, result: Err(refusal), .. } = remote.next().await else { panic!("refused") };
+    assert_eq!((to.0, refusal.code), (session(1), gimbal_codec::code::STALE));
     drop(remote);
     rig.stop().await;
 }
