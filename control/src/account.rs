@@ -1,6 +1,6 @@
 //! Registration and credentials: rules only.
 
-use gimbal_codec::{CloseReason, DeviceId, UserId};
+use gimbal_codec::{Attach, CloseReason, DeviceId, UserId};
 
 use crate::command::{
     DEVICE_TEXT_BYTES_MAX, DeviceInfo, IdempotencyKey, NewToken, PHONE_BYTES_MAX, Registered, Reply,
@@ -178,7 +178,10 @@ impl Batch<'_> {
         let mut generation = 1;
         match place {
             Place::New(device) => self.take_id(Meta::NextDevice, device.get()),
-            Place::Kept(_, record) => generation = record.generation + 1,
+            Place::Kept(device, record) => {
+                generation = record.generation + 1;
+                effect = Effect::Kick { user, device: *device, reason: CloseReason::TokenRevoked };
+            }
             Place::Moved(device, from) => {
                 for kind in [OfDevice::Record, OfDevice::Token, OfDevice::Ack] {
                     self.overlay.delete(Table::Device, &kind.key(*from, *device));
@@ -189,7 +192,9 @@ impl Batch<'_> {
         let record =
             DeviceRecord { created_at_ms: self.now_ms, info: DeviceInfo { id: None, ..info.clone() } };
         self.overlay.put(Table::Device, &OfDevice::Record.key(user, device), record.to_bytes());
-        let token = TokenRecord { generation, token: Some(token) };
+        // A new device never had a session.
+        let since = if matches!(place, Place::New(_)) { Attach::default() } else { self.next_attach };
+        let token = TokenRecord { generation, since, token: Some(token) };
         self.overlay.put(Table::Device, &OfDevice::Token.key(user, device), token.to_bytes());
         if !matches!(place, Place::Kept(..)) {
             self.overlay.put(Table::Device, &key::device_owner(device), Owner { user }.to_bytes());
@@ -203,9 +208,11 @@ impl Batch<'_> {
         let Registered { user, device, .. } = registered;
         // Moved to another user since: the first answer is no longer true.
         let record = self.token(user, device)?.ok_or(RequestError::Conflict)?;
-        let record = TokenRecord { generation: record.generation + 1, token: Some(token) };
+        let (generation, since) = (record.generation + 1, self.next_attach);
+        let record = TokenRecord { generation, since, token: Some(token) };
         self.overlay.put(Table::Device, &OfDevice::Token.key(user, device), record.to_bytes());
-        Ok(Output { result: Ok(Reply::Registered(registered)), effect: Effect::None })
+        let effect = Effect::Kick { user, device, reason: CloseReason::TokenRevoked };
+        Ok(Output { result: Ok(Reply::Registered(registered)), effect })
     }
 
     fn make_user(&mut self, user: UserId, phone: &str) {

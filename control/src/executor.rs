@@ -12,7 +12,7 @@ pub(crate) mod overlay;
 
 use std::sync::Arc;
 
-use gimbal_codec::{CloseReason, DeviceId, MessageId, Seq, UserId, epoch_number};
+use gimbal_codec::{Attach, CloseReason, DeviceId, MessageId, Seq, UserId, epoch_number};
 use gimbal_rpc::link::Body;
 
 use crate::command::{Command, Reply, Sender};
@@ -113,23 +113,25 @@ impl Executor {
         }
     }
 
-    /// Begins a batch. `view` is what is committed; `now_ms` is Unix milliseconds and may be before an earlier one.
-    pub fn begin<'a>(&'a mut self, view: &'a dyn View, now_ms: i64) -> Batch<'a> {
+    /// Begins a batch. `view` is what is committed; `now_ms` is Unix milliseconds and may be before an earlier one; no
+    /// session has `next_attach` yet or a number above it.
+    pub fn begin<'a>(&'a mut self, view: &'a dyn View, now_ms: i64, next_attach: Attach) -> Batch<'a> {
         self.heads.rotate();
         self.windows.rotate();
         Batch {
             overlay: Overlay::new(view),
             executor: self,
             now_ms,
+            next_attach,
             dirty_heads: Vec::new(),
             dirty_windows: Vec::new(),
             added: dedup::Added::new(),
         }
     }
 
-    /// A whole batch at once.
+    /// A whole batch at once, without sessions.
     pub fn execute(&mut self, view: &dyn View, commands: &[Command], now_ms: i64) -> Outcome {
-        let mut batch = self.begin(view, now_ms);
+        let mut batch = self.begin(view, now_ms, Attach::default());
         let outputs = commands.iter().map(|command| batch.run(command)).collect();
         Outcome { records: batch.finish(), outputs }
     }
@@ -144,6 +146,7 @@ impl Executor {
 pub struct Batch<'a> {
     pub(crate) overlay: Overlay<'a>,
     pub(crate) now_ms: i64,
+    pub(crate) next_attach: Attach,
     executor: &'a mut Executor,
     dirty_heads: Vec<UserId>,
     dirty_windows: Vec<DedupScope>,
@@ -212,9 +215,9 @@ impl Batch<'_> {
                 sign_in::check(self.token(*user, *device)?, token, self.now_ms)?;
                 self.admitted(*user)
             }
-            Command::Announce { user, device, .. } => {
-                self.must_hold_token(*user, *device)?;
-                self.admitted(*user)
+            Command::Announce { session, user, device, .. } => {
+                let may_stay = sign_in::may_stay(self.token(*user, *device)?, session.attach, self.now_ms);
+                if may_stay { self.admitted(*user) } else { Err(RequestError::NotSignedIn) }
             }
             Command::Sync { .. }
             | Command::Detach { .. }

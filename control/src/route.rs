@@ -126,7 +126,7 @@ impl Routes {
     pub fn attach(&mut self, arrival: &Arrival<'_>, now_ms: i64) -> Option<(Attach, bool)> {
         self.lane(arrival.lane)?;
         let kicked = self.kick(arrival.user, Some(arrival.device), CloseReason::Takeover) > 0;
-        let attach = self.next_attach();
+        let attach = self.take_attach();
         self.insert(arrival, attach, attach, now_ms);
         Some((attach, kicked))
     }
@@ -144,7 +144,7 @@ impl Routes {
             }
             self.kick(arrival.user, Some(arrival.device), CloseReason::Takeover);
         }
-        let attach = self.next_attach();
+        let attach = self.take_attach();
         self.insert(arrival, attach, was, now_ms);
         Some(Announced::Attached(attach))
     }
@@ -290,9 +290,15 @@ impl Routes {
         }
     }
 
-    fn next_attach(&mut self) -> Attach {
+    /// The number of the next session.
+    pub fn next_attach(&self) -> Attach {
+        Attach::new(epoch_number(self.epoch, self.attaches + 1))
+    }
+
+    fn take_attach(&mut self) -> Attach {
+        let attach = self.next_attach();
         self.attaches += 1;
-        Attach::new(epoch_number(self.epoch, self.attaches))
+        attach
     }
 
     /// Gateways are few: a scan is shorter than a hash.

@@ -1,6 +1,6 @@
 //! Whether a device may come in: its token, and nothing else.
 
-use gimbal_codec::{DeviceId, UserId};
+use gimbal_codec::{Attach, DeviceId, UserId};
 use subtle::ConstantTimeEq as _;
 
 use crate::command::{NewToken, TokenHash};
@@ -38,6 +38,13 @@ pub(crate) fn check(record: Option<TokenRecord>, shown: &TokenHash, now_ms: i64)
     if is_valid(&token, now_ms) && same(&token.hash, shown) { Ok(()) } else { Err(RequestError::NotSignedIn) }
 }
 
+/// Whether a session with this attach number may go on: its token is the current one and valid.
+pub(crate) fn may_stay(record: Option<TokenRecord>, session: Attach, now_ms: i64) -> bool {
+    record.is_some_and(|record| {
+        session >= record.since && record.token.is_some_and(|token| is_valid(&token, now_ms))
+    })
+}
+
 /// Not yet expired: a token ends at its expiry, not after it.
 pub(crate) const fn is_valid(token: &NewToken, now_ms: i64) -> bool {
     now_ms < token.expires_at_ms
@@ -55,7 +62,8 @@ mod tests {
     #[test]
     fn only_the_current_token_before_its_expiry_opens_the_door() {
         let hash = TokenHash::of(b"secret");
-        let record = TokenRecord { generation: 1, token: Some(NewToken { hash, expires_at_ms: 100 }) };
+        let token = Some(NewToken { hash, expires_at_ms: 100 });
+        let record = TokenRecord { generation: 1, since: Attach::new(5), token };
         assert_eq!(check(Some(record), &hash, 99), Ok(()));
         assert_eq!(check(Some(record), &hash, 100), Err(RequestError::NotSignedIn), "expired");
         assert_eq!(
@@ -66,5 +74,16 @@ mod tests {
         let revoked = TokenRecord { token: None, ..record };
         assert_eq!(check(Some(revoked), &hash, 99), Err(RequestError::NotSignedIn), "revoked");
         assert_eq!(check(None, &hash, 99), Err(RequestError::NotSignedIn), "unknown");
+    }
+
+    #[test]
+    fn a_session_stays_while_the_token_that_it_showed_is_the_current_one() {
+        let token = Some(NewToken { hash: TokenHash::of(b"secret"), expires_at_ms: 100 });
+        let record = TokenRecord { generation: 2, since: Attach::new(5), token };
+        assert!(may_stay(Some(record), Attach::new(5), 99));
+        assert!(!may_stay(Some(record), Attach::new(4), 99), "of an earlier token");
+        assert!(!may_stay(Some(record), Attach::new(5), 100), "expired");
+        assert!(!may_stay(Some(TokenRecord { token: None, ..record }), Attach::new(5), 99), "revoked");
+        assert!(!may_stay(None, Attach::new(5), 99), "unknown");
     }
 }

@@ -2,7 +2,7 @@
 //! Numbers are unsigned LEB128 varints, signed ones zigzag first; texts and bytes carry their length before them.
 
 use bytes::Bytes;
-use gimbal_codec::{ClientMessageId, DeviceId, MessageId, Seq, UserId};
+use gimbal_codec::{Attach, ClientMessageId, DeviceId, MessageId, Seq, UserId};
 use gimbal_rpc::link::Body;
 
 use crate::command::{DeviceInfo, NewToken, Registered, TokenHash};
@@ -173,6 +173,8 @@ impl<'a> Reader<'a> {
 
 /// The only form of most values so far.
 const FORM_1: u8 = 1;
+/// With what was added since.
+const FORM_2: u8 = 2;
 
 /// Values that are one form byte and unsigned varints.
 macro_rules! numbers {
@@ -332,6 +334,8 @@ impl Value for DeviceRecord {
 pub struct TokenRecord {
     /// Rises with every token of this registration, from 1.
     pub generation: u64,
+    /// Sessions with a smaller attach number began under an earlier token (form 1 has none: 0).
+    pub since: Attach,
     /// `None`: revoked.
     pub token: Option<NewToken>,
 }
@@ -340,8 +344,9 @@ impl Value for TokenRecord {
     const WHAT: &'static str = "token";
 
     fn put(&self, out: &mut Vec<u8>) {
-        out.push(FORM_1);
+        out.push(FORM_2);
         put_varint(out, self.generation);
+        put_varint(out, self.since.get());
         out.push(u8::from(self.token.is_some()));
         if let Some(token) = self.token {
             out.extend_from_slice(token.hash.as_bytes());
@@ -350,15 +355,19 @@ impl Value for TokenRecord {
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, CorruptValue> {
-        reader.form(FORM_1)?;
+        let form = reader.u8()?;
+        if form != FORM_1 && form != FORM_2 {
+            return Err(reader.corrupt("unknown form"));
+        }
         let generation = reader.varint()?;
+        let since = Attach::new(if form == FORM_2 { reader.varint()? } else { 0 });
         if !reader.flag()? {
-            return Ok(Self { generation, token: None });
+            return Ok(Self { generation, since, token: None });
         }
         let mut hash = [0; 32];
         hash.copy_from_slice(reader.take(32)?);
         let token = NewToken { hash: TokenHash::from_bytes(hash), expires_at_ms: reader.signed()? };
-        Ok(Self { generation, token: Some(token) })
+        Ok(Self { generation, since, token: Some(token) })
     }
 }
 
@@ -567,7 +576,8 @@ mod tests {
             let info = DeviceInfo { kind, brand: text.clone(), push_token: text, ..DeviceInfo::default() };
             comes_back(&DeviceRecord { created_at_ms: signed, info });
             let token = NewToken { hash: TokenHash::from_bytes(hash), expires_at_ms: signed };
-            comes_back(&TokenRecord { generation: number, token: flag.then_some(token) });
+            let since = Attach::new(number / 3);
+            comes_back(&TokenRecord { generation: number, since, token: flag.then_some(token) });
             for result in [
                 IdemResult::Registered(Registered { is_new: flag, user, device: DeviceId::new(9) }),
                 IdemResult::Revoked(flag),
@@ -578,6 +588,18 @@ mod tests {
             comes_back(&Entry::Inline(body(content.clone(), number)));
             comes_back(&Entry::Shared(MessageId::new(number)));
             comes_back(&SharedBody { references: 2, body: body(content, number) });
+        }
+
+        #[test]
+        fn a_token_of_the_first_form_is_read(generation in 1..100_u8, flag: bool) {
+            let mut first = vec![1, generation, u8::from(flag)];
+            let token = NewToken { hash: TokenHash::from_bytes([7; 32]), expires_at_ms: -1 };
+            if flag {
+                first.extend([7; 32]);
+                first.push(1);
+            }
+            let record = TokenRecord { generation: generation.into(), since: Attach::new(0), token: flag.then_some(token) };
+            assert_eq!(TokenRecord::from_bytes(&first), Ok(record));
         }
 
         #[test]

@@ -89,7 +89,7 @@ impl Engine {
         let mut outputs = Vec::with_capacity(jobs.len());
         let mut touched = Touched::default();
         let view = Arc::clone(&self.store);
-        let mut batch = self.executor.begin(&*view, now_ms);
+        let mut batch = self.executor.begin(&*view, now_ms, self.routes.next_attach());
         for job in jobs {
             let output = match admit(&self.routes, &touched, &job.command) {
                 Admission::Execute => batch.run(&job.command),

@@ -3,12 +3,15 @@
 use std::sync::mpsc;
 
 use gimbal_codec::{Attach, CloseReason, Seq, code, epoch_number};
-use gimbal_control::command::{Command, Lane, Reply, ReplyTo, SessionRef};
+use gimbal_control::command::{Command, DeviceInfo, Lane, Registered, Reply, ReplyTo, SessionRef};
 use gimbal_control::error::RequestError;
 use gimbal_control::writer::Job;
 use gimbal_rpc::link::Down;
 
-use crate::support::{Account, Node, attach, bare, push, send, session, session_send, signed_in, slot};
+use crate::support::{
+    Account, Node, TOKEN_LIFE_MS, attach, bare, key, new_token, push, registered, send, session,
+    session_send, signed_in, slot,
+};
 
 fn announce(lane: Lane, index: u32, was: Attach, account: Account) -> Command {
     let session = session(lane, index, was);
@@ -205,6 +208,48 @@ fn a_revoked_device_is_kicked_and_its_later_calls_are_stale() {
         matches!(gateway.take()[..], [Down::Kick { reason: CloseReason::TokenRevoked, .. }]),
         "nor by a new link"
     );
+}
+
+#[test]
+fn a_replaced_token_ends_the_session_that_showed_the_old_one() {
+    for by_backend in [false, true] {
+        let mut node = Node::memory();
+        let (lane, gateway) = node.gateway(1);
+        let register = |node: &Node, secret: &str| Command::RegisterDevice {
+            user: None,
+            device: DeviceInfo::default(),
+            token: new_token(secret, node.now_ms),
+            idempotency: key("k"),
+        };
+        let Registered { user, device, .. } = registered(node.ask(register(&node, "old")));
+        let alice = Account { user, device, token: new_token("old", 0).hash };
+        node.attach(lane, 1, alice);
+        let was = signed_in(&gateway.take());
+        let replace = if by_backend {
+            let info = DeviceInfo { id: Some(device), ..DeviceInfo::default() };
+            let token = new_token("new", node.now_ms);
+            Command::RegisterDevice { user: Some(user), device: info, token, idempotency: None }
+        } else {
+            register(&node, "new")
+        };
+        node.ask(replace).unwrap();
+        let kick = Down::Kick { session: slot(1), attach: was, reason: CloseReason::TokenRevoked };
+        assert_eq!(gateway.take(), std::slice::from_ref(&kick));
+        // Had the kick been lost with its link, the next one would not bring the session back.
+        let (lane, gateway) = node.gateway(1);
+        node.ask(announce(lane, 1, was, alice)).unwrap();
+        assert_eq!(gateway.take(), [kick]);
+        let renewed = Account { token: new_token("new", 0).hash, ..alice };
+        node.attach(lane, 2, renewed);
+        let now = signed_in(&gateway.take());
+        let (lane, gateway) = node.gateway(1);
+        node.ask(announce(lane, 2, now, renewed)).unwrap();
+        assert!(matches!(gateway.take()[..], [Down::Announced { .. }]), "one of the new token stays");
+        node.now_ms += TOKEN_LIFE_MS;
+        let (lane, gateway) = node.gateway(1);
+        node.ask(announce(lane, 2, now, renewed)).unwrap();
+        assert!(matches!(gateway.take()[..], [Down::Kick { .. }]), "but not beyond its expiry");
+    }
 }
 
 #[test]
