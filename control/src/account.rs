@@ -149,10 +149,11 @@ impl Batch<'_> {
         if matches!(subject, Subject::Known(user) if *user == owner) {
             return Ok(Place::Kept(device, record));
         }
-        let may_move = match (trust, record.token.filter(|token| sign_in::is_valid(token, self.now_ms))) {
-            (Trust::Full, _) | (_, None) => true,
-            (Trust::Shown(shown), Some(token)) => {
-                shown.is_some_and(|shown| sign_in::same(&token.hash, &shown))
+        // An expired token still tells its holder from a stranger; a revoked one is nobody's any more.
+        let may_move = match trust {
+            Trust::Full => true,
+            Trust::Shown(shown) => {
+                shown.zip(record.token).is_some_and(|(shown, token)| sign_in::same(&token.hash, &shown))
             }
         };
         if may_move { Ok(Place::Moved(device, owner)) } else { new() }

@@ -141,12 +141,12 @@ pub enum Command {
     SignIn {
         /// 1 to [`PHONE_BYTES_MAX`] bytes: digits with an optional leading plus.
         phone: String,
-        /// A named device of another user moves here only when `holds` is its current token or it has none that is
-        /// valid; else a new device is made, so that nobody can unseat a device by guessing its id.
+        /// A named device of another user moves here only when `holds` is its last token, expired or not; else, and after
+        /// a revocation always, a new device is made, so that nobody can take a device by guessing its id.
         device: DeviceInfo,
         /// Replaces the device's token.
         token: NewToken,
-        /// The token the device holds now, if the caller showed one.
+        /// The device's last token, if the caller showed one.
         holds: Option<TokenHash>,
     },
     /// By the backend, which is trusted: a named device of another user moves. -> [`Reply::Registered`].

@@ -96,8 +96,21 @@ fn nobody_takes_another_users_device_by_naming_its_id() {
     let moved = registered(node.ask(shown));
     assert_eq!(moved.device, victim.device, "whoever holds the device's token may move it");
     node.ask(Command::RevokeToken { user: moved.user, device: moved.device, idempotency: None }).unwrap();
-    let signed_out = registered(node.ask(sign_in_by(&node, "+494", Some(victim.device), "d")));
-    assert_eq!(signed_out.device, victim.device, "a device without a token is nobody's loss");
+    let mut after = sign_in_by(&node, "+494", Some(victim.device), "d");
+    if let Command::SignIn { holds, .. } = &mut after {
+        *holds = Some(TokenHash::of(b"c"));
+    }
+    let signed_out = registered(node.ask(after));
+    assert_ne!(signed_out.device, victim.device, "a revoked token moves nothing");
+    node.now_ms += TOKEN_LIFE_MS;
+    let expired = registered(node.ask(sign_in_by(&node, "+495", Some(signed_out.device), "e")));
+    assert_ne!(expired.device, signed_out.device, "nor does an expired device belong to whoever names it");
+    let mut late = sign_in_by(&node, "+496", Some(signed_out.device), "f");
+    if let Command::SignIn { holds, .. } = &mut late {
+        *holds = Some(TokenHash::of(b"d"));
+    }
+    let late = registered(node.ask(late));
+    assert_eq!(late.device, signed_out.device, "but to the holder of its last token");
 }
 
 #[test]
