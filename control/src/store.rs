@@ -5,6 +5,7 @@ pub mod key;
 pub mod memory;
 pub mod rocks;
 pub mod value;
+mod wal;
 
 use gimbal_codec::{Seq, UserId};
 use gimbal_rpc::link::Page;

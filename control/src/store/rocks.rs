@@ -1,10 +1,11 @@
 //! The store on disk.
 //!
 //! **Recovery.** Every write is synced and only one is ever under way, so after a crash at most the last record of the
-//! write-ahead log is torn, and nobody was told of it. `TolerateCorruptedTailRecords` drops a record that is cut short
-//! at the end of the log and refuses to open on any other damage. `PointInTime` would instead stop at the first
-//! damaged record and drop all that follows, acknowledged or not, without a word; `AbsoluteConsistency` would refuse
-//! after every crash in mid-write. Closed log files are recorded in the manifest, so one that vanished refuses too.
+//! write-ahead log is torn, and nobody was told of it. Before the engine opens the directory, that end is moved out of
+//! the log, and any other damage refuses to open (`wal` says why the engine cannot do it). `TolerateCorruptedTailRecords`
+//! is what remains: the engine drops no whole record, and refuses on damage that it sees. `PointInTime` would stop at
+//! the first damaged record and drop all that follows without a word. Closed log files are recorded in the manifest, so
+//! one that vanished refuses too.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};
@@ -20,6 +21,7 @@ use rocksdb::{
 
 use super::key::Meta;
 use super::value::{MetaNumber, Value as _};
+use super::wal::{self, WalError};
 use super::{Scan, Store, StoreError, Table, View, Visit};
 use crate::log::Record;
 use crate::partition::Partition;
@@ -119,6 +121,7 @@ impl RocksStore {
     /// [`OpenError`]; on all but a full disk the directory is as it was.
     pub fn open(path: &Path, rocks: RocksOptions) -> Result<Self, OpenError> {
         let lock = claim(path)?;
+        mend_log(path)?;
         let options = db_options(rocks);
         refuse_unknown_tables(path, &options)?;
         let db = DB::open_cf_descriptors(&options, path, families(rocks))
@@ -339,6 +342,25 @@ fn claim(path: &Path) -> Result<File, OpenError> {
     let removed = fs::remove_file(&probe);
     written.and(removed).map_err(classify)?;
     Ok(lock)
+}
+
+fn mend_log(path: &Path) -> Result<(), OpenError> {
+    match wal::mend(path) {
+        Ok(None) => Ok(()),
+        Ok(Some(torn)) => {
+            tracing::warn!(
+                log = %torn.log.display(),
+                at = torn.at,
+                kept = %torn.kept.display(),
+                "the end of the write-ahead log was torn, as after a loss of power, and is set aside: nobody was told of it"
+            );
+            Ok(())
+        }
+        Err(WalError::Io(error)) => Err(OpenError::Failed { path: path.into(), cause: error.to_string() }),
+        Err(error @ WalError::Damaged { .. }) => {
+            Err(OpenError::Damaged { path: path.into(), cause: error.to_string() })
+        }
+    }
 }
 
 /// Enough that a full disk shows here, with a clear error, and not in the engine's recovery.

@@ -162,6 +162,57 @@ fn a_torn_end_of_the_log_is_dropped_and_the_send_may_be_repeated() {
     }
 }
 
+/// The log of ten messages and an eleventh, after a kill: where the eleventh begins, and its end.
+fn with_a_last_one(length: usize) -> (tempfile::TempDir, Account, Account, usize, usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut node, alice, bob) = ten_messages(dir.path());
+    let start = fs::metadata(newest_log(dir.path())).unwrap().len() as usize;
+    node.send(alice, 11, bob.user, &"y".repeat(length)).unwrap();
+    let end = fs::metadata(newest_log(dir.path())).unwrap().len() as usize;
+    (killed(dir.path()), alice, bob, start, end)
+}
+
+fn hurt(path: &Path, at: usize, bytes: &[u8]) {
+    let mut log = fs::OpenOptions::new().write(true).open(newest_log(path)).unwrap();
+    log.seek(SeekFrom::Start(at as u64)).unwrap();
+    log.write_all(bytes).unwrap();
+}
+
+#[test]
+fn a_last_write_of_which_some_pages_are_missing_is_set_aside_and_all_before_it_is_there() {
+    for length in [200, 9_000, 50_000] {
+        let (dir, alice, bob, start, end) = with_a_last_one(length);
+        hurt(dir.path(), end.saturating_sub(4096).max(start), &vec![0; (end - start).min(4096)]);
+        let torn = fs::read(newest_log(dir.path())).unwrap()[start..].to_vec();
+        let mut node = Node::rocks(dir.path());
+        assert_eq!(node.messages(bob.user, 0).1, 10, "{length}");
+        assert_eq!(node.send(alice, 11, bob.user, "again").unwrap().seq, Seq::new(11));
+        let is_torn = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("torn-");
+        let kept: Vec<_> = fs::read_dir(dir.path()).unwrap().map(Result::unwrap).filter(is_torn).collect();
+        assert_eq!(kept.len(), 1);
+        assert_eq!(fs::read(kept[0].path()).unwrap(), torn, "it is kept for whoever wants to look");
+    }
+}
+
+#[test]
+fn zeros_or_a_wrong_length_between_writes_refuse_to_open_and_change_nothing() {
+    // In the last block, where the engine takes a wrong length for the end of the log.
+    for bytes in [&[0; 300][..], &[0xff, 0xff][..]] {
+        let (dir, _, _, start, _) = with_a_last_one(200);
+        let at = if bytes.len() == 2 { start + 4 } else { start };
+        let mut log = fs::read(newest_log(dir.path())).unwrap();
+        let last = log[start..].to_vec();
+        log.extend(&last);
+        fs::write(newest_log(dir.path()), &log).unwrap();
+        hurt(dir.path(), at, &bytes[..bytes.len().min(last.len())]);
+        let before = fs::read(newest_log(dir.path())).unwrap();
+        let error = RocksStore::open(dir.path(), small_rocks()).err().expect("it refuses");
+        assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains(&format!("at byte {start}")), "{error}");
+        assert_eq!(fs::read(newest_log(dir.path())).unwrap(), before);
+    }
+}
+
 #[test]
 fn damage_before_the_end_of_the_log_refuses_to_open() {
     let dir = tempfile::tempdir().unwrap();
