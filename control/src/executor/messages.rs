@@ -114,7 +114,7 @@ impl Batch<'_> {
             }
             plan = Some((wanted, idempotency::plan(&self.overlay, wanted, self.now_ms)?));
         }
-        let verdicts = self.verdicts(message.users);
+        let verdicts = self.verdicts(message.users)?;
         let mut placed: Vec<(UserId, Seq)> = Vec::with_capacity(verdicts.len());
         placed.extend(verdicts.iter().filter_map(|(user, verdict)| Some((*user, (*verdict).ok()?))));
         placed.sort_unstable_by_key(|(user, _)| (Partition::of_user(*user), *user));
@@ -139,7 +139,7 @@ impl Batch<'_> {
 
     pub(super) fn push_transient(&mut self, message: &ToMany<'_>) -> Result<Output, RequestError> {
         message.check()?;
-        let mut verdicts = self.verdicts(message.users);
+        let mut verdicts = self.verdicts(message.users)?;
         for (_, verdict) in &mut verdicts {
             *verdict = verdict.map(|_| Seq::default());
         }
@@ -178,17 +178,26 @@ impl Batch<'_> {
     }
 
     /// The seq that each user would get, or why none; a user named again gets the same.
-    fn verdicts(&mut self, users: &[UserId]) -> Vec<(UserId, Verdict)> {
+    ///
+    /// # Errors
+    /// The engine failed: what a repeat may find must not be remembered as an answer. A mailbox that is not understood
+    /// stays so, and is that user's failure alone.
+    fn verdicts(&mut self, users: &[UserId]) -> Result<Vec<(UserId, Verdict)>, StoreError> {
         let mut seen: HashMap<UserId, Verdict> = HashMap::with_capacity(users.len());
         let mut verdicts = Vec::with_capacity(users.len());
         for &user in users {
-            let verdict = *seen.entry(user).or_insert_with(|| {
-                let head = self.head(user).map_err(RequestError::from)?;
-                head.map(|head| head.next).ok_or(RequestError::UserNotFound)
-            });
+            let verdict = match seen.get(&user) {
+                Some(verdict) => *verdict,
+                None => match self.head(user) {
+                    Ok(head) => head.map(|head| head.next).ok_or(RequestError::UserNotFound),
+                    Err(error @ StoreError::Corrupt(_)) => Err(error.into()),
+                    Err(error) => return Err(error),
+                },
+            };
+            seen.insert(user, verdict);
             verdicts.push((user, verdict));
         }
-        verdicts
+        Ok(verdicts)
     }
 
     /// To mailboxes of one partition.

@@ -1,12 +1,17 @@
 //! Sends, pushes, acks, pages.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use gimbal_codec::{MessageId, Seq, UserId};
 use gimbal_control::command::{CONTENT_BYTES_MAX, Command, PUSH_USERS_MAX, Pushed, Reply};
 use gimbal_control::dedup::{SLACK, WINDOW};
 use gimbal_control::error::RequestError;
+use gimbal_control::log::Record;
 use gimbal_control::partition::Partition;
-use gimbal_control::store::Table;
+use gimbal_control::store::memory::MemoryStore;
+use gimbal_control::store::{Store, StoreError, Table, View, Visit};
 use gimbal_rpc::link::Down;
 
 use crate::support::{Account, Node, bare, dump, push, send};
@@ -307,4 +312,73 @@ fn an_unknown_form_on_disk_is_an_error_and_harms_nobody_else() {
     let reply = pushed(node.ask(push(&[bob.user, alice.user], "x", "")));
     assert_eq!(reply.users[0].1, Err(RequestError::Internal));
     assert_eq!(reply.users[1].1, Ok(Seq::new(2)));
+}
+
+/// Whose reads of mailboxes fail while it is told so.
+struct Flaky {
+    inner: MemoryStore,
+    fails: AtomicBool,
+}
+
+impl View for Flaky {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        if table == Table::Mailbox && self.fails.load(Ordering::SeqCst) {
+            return Err(StoreError::Engine("a read error".into()));
+        }
+        self.inner.get(table, key)
+    }
+
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        self.inner.scan(table, from, to, visit)
+    }
+}
+
+impl Store for Flaky {
+    fn snapshot(&self) -> Box<dyn View + '_> {
+        self.inner.snapshot()
+    }
+
+    fn apply(&self, records: &[(Partition, Record)]) -> Result<(), StoreError> {
+        self.inner.apply(records)
+    }
+
+    fn is_healthy(&self) -> bool {
+        true
+    }
+
+    fn control_epoch(&self) -> u32 {
+        1
+    }
+
+    fn wal_syncs(&self) -> u64 {
+        0
+    }
+}
+
+#[test]
+fn a_read_error_refuses_a_push_and_is_never_remembered_as_an_answer() {
+    let store = Arc::new(Flaky { inner: MemoryStore::new(), fails: AtomicBool::new(false) });
+    let users: Vec<UserId> = {
+        let mut node = Node::over(Arc::clone(&store) as Arc<dyn Store>);
+        (0..3).map(|_| node.account(None, "a").user).collect()
+    };
+    // A new life, whose cache knows one of the mailboxes.
+    let mut node = Node::over(Arc::clone(&store) as Arc<dyn Store>);
+    node.ask(push(&users[..1], "first", "")).unwrap();
+    store.fails.store(true, Ordering::SeqCst);
+    assert_eq!(node.ask(push(&users, "x", "once")), Err(RequestError::Unavailable));
+    assert_eq!(
+        node.ask(Command::Push {
+            users: users.clone(),
+            command: 1,
+            content: Bytes::new(),
+            transient: true,
+            idempotency: None,
+        }),
+        Err(RequestError::Unavailable)
+    );
+    store.fails.store(false, Ordering::SeqCst);
+    let all = pushed(node.ask(push(&users, "x", "once")));
+    assert!(all.users.iter().all(|(_, result)| result.is_ok()), "{all:?}");
+    assert_eq!(node.messages(users[0], 0).1, 2, "the refused one left nothing");
 }
