@@ -53,7 +53,7 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-/// A caller's key for one write: 1 to [`IDEMPOTENCY_KEY_BYTES_MAX`] bytes. All methods share one space of keys.
+/// The backend's key for one write: 1 to [`IDEMPOTENCY_KEY_BYTES_MAX`] bytes. All methods share one space of keys.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IdempotencyKey(Box<str>);
 

@@ -79,7 +79,8 @@ impl Accounts for Services {
     ) -> Result<Response<v1::RevokeTokenReply>, Status> {
         let named =
             |body: &v1::RevokeTokenRequest| (UserId::new(body.user_id), DeviceId::new(body.device_id));
-        if credential::has_bearer(request.metadata()) {
+        let by_backend = credential::has_bearer(request.metadata());
+        if by_backend {
             self.role(Role::Backend, request.metadata())?;
         } else if self.device(request.metadata()).await? != named(request.get_ref()) {
             return Err(RequestError::PermissionDenied.into());
@@ -92,7 +93,8 @@ impl Accounts for Services {
         if device.is_none() {
             return Err(bad("device_id", "must be set").into());
         }
-        let idempotency = IdempotencyKey::parse(&body.idempotency_key)?;
+        // Keys are the backend's space; a device that revoked its own token has no second call to make.
+        let idempotency = IdempotencyKey::parse(&body.idempotency_key)?.filter(|_| by_backend);
         match self.call(Command::RevokeToken { user, device, idempotency }).await? {
             Reply::Revoked { revoked } => Ok(Response::new(v1::RevokeTokenReply { revoked })),
             other => mismatch(&other),

@@ -161,6 +161,26 @@ async fn the_same_idempotency_key_with_another_body_is_a_conflict() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_cannot_use_up_the_backends_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let anna = rig.person("1").await;
+    let revoke = v1::RevokeTokenRequest {
+        user_id: anna.user,
+        device_id: anna.device,
+        idempotency_key: "order-1".into(),
+    };
+    assert!(rig.accounts().revoke_token(anna.call(revoke)).await.unwrap().into_inner().revoked);
+    let push = v1::PushToUsersRequest {
+        user_ids: vec![anna.user],
+        idempotency_key: "order-1".into(),
+        ..v1::PushToUsersRequest::default()
+    };
+    rig.messages().push_to_users(keyed("dev", push)).await.unwrap();
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn outside_of_dev_only_an_issued_code_signs_in() {
     let dir = tempfile::tempdir().unwrap();
     let [key, codes] = ["key", "codes"].map(|name| dir.path().join(name));
