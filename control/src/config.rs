@@ -73,10 +73,11 @@ pub struct Limits {
     pub reads_max: usize,
     /// Rooms with members. Default 1,000,000, about 150 B each; 1 to 100,000,000. Full: a new room gets no publishes, counted.
     pub rooms_max: usize,
-    /// Items queued for one remote gateway. Default 65,536; 1,024 to 10,000,000. Full: its stream is closed; it
-    /// connects again and announces.
+    /// Items queued for one remote gateway. Default 65,536; 8,192 to 10,000,000: half is for what is not stored and no
+    /// more of it taken then. Full: its stream is closed; it connects again and announces.
     pub link_items_max: usize,
-    /// Bytes queued for one remote gateway. Default 64 MiB; 1 MiB to 4 GiB. Full: as above.
+    /// Bytes queued for one remote gateway. Default 64 MiB; 8 MiB to 4 GiB: half holds a batch of the writer. Full: as
+    /// above.
     pub link_bytes_max: ByteSize,
     /// How long the routes of a gateway whose link broke are kept. Default 10 s; 0 to 10 minutes.
     #[serde(with = "humantime_serde")]
@@ -238,11 +239,11 @@ impl Config {
             ((16..=1_000_000).contains(reads_max), "limits.reads_max", "must be 16 to 1,000,000"),
             ((1..=100_000_000).contains(rooms_max), "limits.rooms_max", "must be 1 to 100,000,000"),
             (
-                (1024..=10_000_000).contains(link_items_max),
+                (8192..=10_000_000).contains(link_items_max),
                 "limits.link_items_max",
-                "must be 1,024 to 10,000,000",
+                "must be 8,192 to 10,000,000",
             ),
-            (within(*link_bytes_max, 1, 4 << 10), "limits.link_bytes_max", "must be 1 MiB to 4 GiB"),
+            (within(*link_bytes_max, 8, 4 << 10), "limits.link_bytes_max", "must be 8 MiB to 4 GiB"),
             (*gateway_lease <= minute * 10, "limits.gateway_lease", "must be at most 10 minutes"),
             (within(*block_cache, 1, 1 << 20), "store.block_cache", "must be 1 MiB to 1 TiB"),
             (within(*write_buffer, 1, 16 << 10), "store.write_buffer", "must be 1 MiB to 16 GiB"),

@@ -226,8 +226,9 @@ async fn write(
     }
 }
 
-/// What waits for one remote gateway. Full: it is marked, refuses everything, and its stream is closed, so that the
-/// gateway announces its sessions anew.
+/// What waits for one remote gateway. From half full on it refuses what may be lost, so that a burst of that cannot
+/// cost the link. Full: it is marked, refuses everything, and its stream is closed, so that the gateway announces its
+/// sessions anew.
 struct Queue {
     limits: LinkLimits,
     state: Mutex<State>,
@@ -281,20 +282,29 @@ impl Downlink for Queue {
         if state.closed || state.overflow {
             return Err(LinkFull);
         }
-        if state.items.len() + items.len() > self.limits.items_max
-            || state.bytes + bytes > self.limits.bytes_max
-        {
+        let (count, bytes_then) = (state.items.len() + items.len(), state.bytes + bytes);
+        let over =
+            |share| count > self.limits.items_max / share || bytes_then > self.limits.bytes_max / share;
+        if items.iter().all(may_be_lost) && over(2) {
+            return Err(LinkFull);
+        }
+        if over(1) {
             state.overflow = true;
             drop(state);
             self.overflowed.notify_one();
             return Err(LinkFull);
         }
-        state.bytes += bytes;
+        state.bytes = bytes_then;
         state.items.extend(items.drain(..));
         drop(state);
         self.filled.notify_one();
         Ok(())
     }
+}
+
+/// Whether nobody waits for the item or finds it missing: what is not stored.
+const fn may_be_lost(item: &Down) -> bool {
+    matches!(item, Down::Room { .. } | Down::All { .. } | Down::Signal(_))
 }
 
 /// Bytes an item takes on the stream, about.
@@ -320,12 +330,16 @@ fn weight(item: &Down) -> usize {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use gimbal_codec::RoomId;
+    use gimbal_codec::{Attach, CloseReason, RoomId, SessionKey};
 
     use super::*;
 
     fn room_frame(bytes: usize) -> Down {
         Down::Room { room: RoomId::new(1), frame: Bytes::from(vec![0; bytes]) }
+    }
+
+    fn kick() -> Down {
+        Down::Kick { session: SessionKey::from_u64(1), attach: Attach::new(1), reason: CloseReason::Kicked }
     }
 
     fn queue(items_max: usize, bytes_max: usize) -> Queue {
@@ -334,12 +348,27 @@ mod tests {
 
     #[test]
     fn a_queue_over_its_bound_takes_nothing_more_and_says_so() {
-        for queue in [queue(3, 1 << 20), queue(100, 3 * (ITEM_BYTES + 10))] {
-            queue.deliver(&mut vec![room_frame(10); 3]).unwrap();
-            let mut refused = vec![room_frame(10)];
+        for queue in [queue(3, 1 << 20), queue(100, 3 * ITEM_BYTES)] {
+            queue.deliver(&mut vec![kick(); 3]).unwrap();
+            let mut refused = vec![kick()];
             assert_eq!(queue.deliver(&mut refused), Err(LinkFull));
             assert_eq!(refused.len(), 1);
-            assert_eq!(queue.deliver(&mut vec![room_frame(1)]), Err(LinkFull), "it stays refused");
+            queue.take().unwrap();
+            assert_eq!(queue.deliver(&mut vec![kick()]), Err(LinkFull), "it stays refused");
+        }
+    }
+
+    #[test]
+    fn what_may_be_lost_is_refused_from_half_full_on_and_never_fills_a_queue() {
+        for queue in [queue(6, 1 << 20), queue(100, 6 * (ITEM_BYTES + 10))] {
+            queue.deliver(&mut vec![room_frame(10); 3]).unwrap();
+            for _ in 0..100 {
+                assert_eq!(queue.deliver(&mut vec![room_frame(10)]), Err(LinkFull));
+            }
+            queue.deliver(&mut vec![kick(), room_frame(10)]).unwrap();
+            assert!(!queue.lock().overflow);
+            queue.take().unwrap();
+            queue.deliver(&mut vec![room_frame(10); 3]).unwrap();
         }
     }
 

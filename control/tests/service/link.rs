@@ -262,16 +262,19 @@ async fn a_gateway_that_links_again_within_the_lease_keeps_its_newer_routes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_that_does_not_read_loses_its_stream_and_control_goes_on() {
+async fn a_gateway_that_does_not_read_loses_room_messages_first_and_its_stream_at_last() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(dir.path());
-    config.limits.link_bytes_max = bytesize::ByteSize::mib(1);
+    config.limits.link_bytes_max = bytesize::ByteSize::mib(8);
     let rig = Rig::with(config).await;
+    let ben = rig.person("2").await;
     let mut remote = Remote::linked(&rig, 1).await;
+    remote.attach(&ben, 2).await;
     remote.submit(vec![Up::RoomInterest { room: RoomId::new(5), shard: ShardId(0), members: 1 }]).await;
-    let publish = v1::PublishRequest { room_id: 5, command: 1, content: Bytes::from(vec![0; 60 * 1024]) };
-    let overflow = async {
-        // HTTP/2 windows take some of it, then the queue overflows and the interest is forgotten with the link.
+    let content = Bytes::from(vec![0; 60 * 1024]);
+    let publish = v1::PublishRequest { room_id: 5, command: 1, content: content.clone() };
+    let shed = async {
+        // HTTP/2 windows take some of it, then half of the queue fills.
         let mut reached = false;
         loop {
             let reply = rig.rooms().publish(keyed("dev", publish.clone())).await.unwrap().into_inner();
@@ -281,10 +284,24 @@ async fn a_gateway_that_does_not_read_loses_its_stream_and_control_goes_on() {
             }
         }
     };
+    tokio::time::timeout(WAIT, shed).await.expect("the queue is bounded");
+    assert_eq!(rig.server.plane().readiness().gateways, 1, "room messages cost no link");
+    let push = v1::PushToUsersRequest {
+        user_ids: vec![ben.user],
+        content,
+        transient: true,
+        ..v1::PushToUsersRequest::default()
+    };
+    let overflow = async {
+        while rig.server.plane().readiness().gateways == 1 {
+            rig.messages().push_to_users(keyed("dev", push.clone())).await.unwrap();
+        }
+    };
     tokio::time::timeout(WAIT, overflow).await.expect("the queue is bounded");
     rig.person("1").await;
     while let Ok(Some(_)) = remote.message().await {}
     let (_, page) = rig.http("/metrics").await;
     assert!(page.contains("gimbal_control_link_ends_total{reason=\"down_full\"} 1"), "{page}");
+    assert!(page.contains("gimbal_control_dropped_total{reason=\"room_link_full\"} 1"), "{page}");
     rig.stop().await;
 }
