@@ -32,8 +32,8 @@ enum Subject<'a> {
 enum Place {
     /// To be made.
     New(DeviceId),
-    /// The user's already, with this token.
-    Kept(DeviceId, TokenRecord),
+    /// The user's already, with this token, made then.
+    Kept(DeviceId, TokenRecord, i64),
     /// From that user.
     Moved(DeviceId, UserId),
 }
@@ -41,7 +41,7 @@ enum Place {
 impl Place {
     const fn device(&self) -> DeviceId {
         match self {
-            Self::New(device) | Self::Kept(device, _) | Self::Moved(device, _) => *device,
+            Self::New(device) | Self::Kept(device, ..) | Self::Moved(device, _) => *device,
         }
     }
 }
@@ -147,7 +147,10 @@ impl Batch<'_> {
         let owner = owner.ok_or(RequestError::DeviceNotFound)?.user;
         let record = self.token(owner, device)?.ok_or(RequestError::DeviceNotFound)?;
         if matches!(subject, Subject::Known(user) if *user == owner) {
-            return Ok(Place::Kept(device, record));
+            let known =
+                self.overlay.value::<DeviceRecord>(Table::Device, &OfDevice::Record.key(owner, device))?;
+            let created_at_ms = known.map_or(self.now_ms, |known| known.created_at_ms);
+            return Ok(Place::Kept(device, record, created_at_ms));
         }
         // An expired token still tells its holder from a stranger; a revoked one is nobody's any more.
         let may_move = match trust {
@@ -176,11 +179,11 @@ impl Batch<'_> {
             }
         };
         let mut effect = Effect::None;
-        let mut generation = 1;
+        let (mut generation, mut created_at_ms) = (1, self.now_ms);
         match place {
             Place::New(device) => self.take_id(Meta::NextDevice, device.get()),
-            Place::Kept(device, record) => {
-                generation = record.generation + 1;
+            Place::Kept(device, record, at_ms) => {
+                (generation, created_at_ms) = (record.generation + 1, *at_ms);
                 effect = Effect::Kick { user, device: *device, reason: CloseReason::TokenRevoked };
             }
             Place::Moved(device, from) => {
@@ -190,8 +193,7 @@ impl Batch<'_> {
                 effect = Effect::Kick { user: *from, device: *device, reason: CloseReason::TokenRevoked };
             }
         }
-        let record =
-            DeviceRecord { created_at_ms: self.now_ms, info: DeviceInfo { id: None, ..info.clone() } };
+        let record = DeviceRecord { created_at_ms, info: DeviceInfo { id: None, ..info.clone() } };
         self.overlay.put(Table::Device, &OfDevice::Record.key(user, device), record.to_bytes());
         // A new device never had a session.
         let since = if matches!(place, Place::New(_)) { Attach::default() } else { self.next_attach };

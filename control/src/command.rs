@@ -169,15 +169,6 @@ pub enum Command {
         /// A repeated call returns the first answer.
         idempotency: Option<IdempotencyKey>,
     },
-    /// Reads only; [`crate::sign_in::authenticate`] does the same on a snapshot. -> [`Reply::Authenticated`].
-    Authenticate {
-        /// User.
-        user: UserId,
-        /// Device.
-        device: DeviceId,
-        /// Hash of what was shown.
-        token: TokenHash,
-    },
     /// One user to another. -> [`Reply::Sent`], or `Down::SendDone` for a session.
     Send {
         /// Who sends.
@@ -297,7 +288,6 @@ impl Command {
             Self::SignIn { .. } => "sign_in",
             Self::RegisterDevice { .. } => "register_device",
             Self::RevokeToken { .. } => "revoke_token",
-            Self::Authenticate { .. } => "authenticate",
             Self::Send { .. } => "send",
             Self::Push { .. } => "push",
             Self::Ack { .. } => "ack",
@@ -359,8 +349,6 @@ pub enum Reply {
         /// A token was ended.
         revoked: bool,
     },
-    /// The token is the device's current one.
-    Authenticated,
     /// To a send.
     Sent(SendResult),
     /// To a push.

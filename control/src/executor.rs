@@ -194,10 +194,6 @@ impl Batch<'_> {
             Command::RevokeToken { user, device, idempotency } => {
                 self.revoke_token(*user, *device, idempotency.as_ref())
             }
-            Command::Authenticate { user, device, token } => {
-                sign_in::check(self.token(*user, *device)?, token, self.now_ms)?;
-                Ok(Output::plain(Reply::Authenticated))
-            }
             Command::Send { sender, client_message_id, to, command, content } => {
                 let message = messages::ToOne { id: *client_message_id, to: *to, command: *command, content };
                 self.send(*sender, &message)

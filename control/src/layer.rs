@@ -122,7 +122,7 @@ where
         let request_id = shared.request_id(&request);
         let span = tracing::debug_span!("call", method, request_id = request_id.to_str().unwrap_or_default());
         let started = clock::now();
-        let inner = Caught { inner: Box::pin(self.inner.call(request)) };
+        let inner = Caught::new(self.inner.call(request));
         let answer = async move {
             let mut response = match shared.bounded(method, inner).await {
                 Ok(Ok(response)) => response?,
@@ -208,8 +208,14 @@ const fn code_name(code: Code) -> &'static str {
 }
 
 /// A future whose panic is its result.
-struct Caught<F> {
+pub(crate) struct Caught<F> {
     inner: Pin<Box<F>>,
+}
+
+impl<F> Caught<F> {
+    pub(crate) fn new(inner: F) -> Self {
+        Self { inner: Box::pin(inner) }
+    }
 }
 
 impl<F: Future> Future for Caught<F> {

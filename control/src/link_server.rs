@@ -20,6 +20,7 @@ use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataValue}
 
 use crate::{
     credential::{Keys, Role},
+    layer::Caught,
     metrics::Metrics,
     plane::{LinkHandle, Place, Plane},
 };
@@ -122,6 +123,7 @@ enum End {
     Full,
     Replaced,
     Stop,
+    Panic,
 }
 
 impl End {
@@ -133,6 +135,7 @@ impl End {
             Self::Full => "down_full",
             Self::Replaced => "replaced",
             Self::Stop => "stop",
+            Self::Panic => "panic",
         }
     }
 }
@@ -145,14 +148,10 @@ impl Connection {
         incoming: Streaming<pb::UpBatch>,
         outgoing: mpsc::Sender<Result<pb::DownBatch, Status>>,
     ) {
-        let mut stop = self.stop.clone();
-        let end = tokio::select! {
-            end = read(&self.handle, &self.metrics, incoming) => end,
-            end = write(&self.queue, &self.metrics, &outgoing) => end,
-            () = self.queue.overflowed.notified() => End::Full,
-            // The sender lives as long as the server: an error means the same as true.
-            _ = stop.wait_for(|stop| *stop) => End::Stop,
-        };
+        let end = Caught::new(self.carry(incoming, &outgoing)).await.unwrap_or_else(|_| {
+            self.metrics.call_panics.inc();
+            End::Panic
+        });
         self.queue.close();
         self.handle.disconnect();
         self.metrics.link_ended(end.reason());
@@ -163,6 +162,21 @@ impl Connection {
         }
         drop(outgoing);
         self.end_lease(end).await;
+    }
+
+    async fn carry(
+        &self,
+        incoming: Streaming<pb::UpBatch>,
+        outgoing: &mpsc::Sender<Result<pb::DownBatch, Status>>,
+    ) -> End {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            end = read(&self.handle, &self.metrics, incoming) => end,
+            end = write(&self.queue, &self.metrics, outgoing) => end,
+            () = self.queue.overflowed.notified() => End::Full,
+            // The sender lives as long as the server: an error means the same as true.
+            _ = stop.wait_for(|stop| *stop) => End::Stop,
+        }
     }
 
     async fn end_lease(&mut self, end: End) {

@@ -1,5 +1,7 @@
 //! Registration and credentials.
 
+use std::sync::Arc;
+
 use gimbal_codec::{DeviceId, UserId};
 use gimbal_rpc::v1::{self, accounts_server::Accounts};
 use tonic::{Request, Response, Status};
@@ -24,7 +26,10 @@ impl Accounts for Services {
     ) -> Result<Response<v1::RequestCodeReply>, Status> {
         let phone = request.into_inner().phone_number;
         check_phone(&phone)?;
-        let lifetime = self.codes.request(&phone, clock::now(), random()?)?;
+        let (codes, random) = (Arc::clone(&self.codes), random()?);
+        // The issuer writes a file.
+        let asked = tokio::task::spawn_blocking(move || codes.request(&phone, clock::now(), random));
+        let lifetime = asked.await.map_err(|_| RequestError::Internal)??;
         debug_assert_eq!(lifetime, LIFETIME);
         let expires_in_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
         Ok(Response::new(v1::RequestCodeReply { expires_in_ms }))

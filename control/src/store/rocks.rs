@@ -7,8 +7,9 @@
 //! the first damaged record and drop all that follows without a word. Closed log files are recorded in the manifest, so
 //! one that vanished refuses too.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -239,6 +240,27 @@ impl Store for RocksStore {
 
     fn apply(&self, records: &[(Partition, Record)]) -> Result<(), StoreError> {
         self.refuse_if_poisoned()?;
+        self.write(records).inspect_err(|error| {
+            self.poisoned.store(true, Ordering::SeqCst);
+            tracing::error!(%error, "commit failed; the store refuses everything until it is restarted");
+        })
+    }
+
+    fn is_healthy(&self) -> bool {
+        !self.poisoned.load(Ordering::SeqCst)
+    }
+
+    fn control_epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    fn wal_syncs(&self) -> u64 {
+        self.options.get_ticker_count(Ticker::WalFileSynced) - self.syncs_at_open
+    }
+}
+
+impl RocksStore {
+    fn write(&self, records: &[(Partition, Record)]) -> Result<(), StoreError> {
         let bytes = records.iter().map(|(_, record)| record.as_bytes().len()).sum();
         let families = Table::ALL.map(|table| self.family(table));
         let mut batch = WriteBatch::with_capacity_bytes(bytes);
@@ -253,23 +275,7 @@ impl Store for RocksStore {
         }
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.db.write_opt(batch, &options).map_err(|error| {
-            self.poisoned.store(true, Ordering::SeqCst);
-            tracing::error!(%error, "commit failed; the store refuses everything until it is restarted");
-            engine(&error)
-        })
-    }
-
-    fn is_healthy(&self) -> bool {
-        !self.poisoned.load(Ordering::SeqCst)
-    }
-
-    fn control_epoch(&self) -> u32 {
-        self.epoch
-    }
-
-    fn wal_syncs(&self) -> u64 {
-        self.options.get_ticker_count(Ticker::WalFileSynced) - self.syncs_at_open
+        self.db.write_opt(batch, &options).map_err(|error| engine(&error))
     }
 }
 
@@ -318,7 +324,7 @@ fn table_options(rocks: RocksOptions, cache: &Cache) -> Options {
     options
 }
 
-/// Makes the directory, takes its lock, and writes, syncs and removes a small file there.
+/// Makes the directory for its owner alone, takes its lock, and writes, syncs and removes a small file there.
 fn claim(path: &Path) -> Result<File, OpenError> {
     let classify = |error: io::Error| match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
@@ -329,7 +335,12 @@ fn claim(path: &Path) -> Result<File, OpenError> {
         }
         _ => OpenError::Failed { path: path.into(), cause: error.to_string() },
     };
-    fs::create_dir_all(path).map_err(classify)?;
+    if !path.is_dir() {
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(classify)?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // Else a loss of power could take the whole directory with what is acknowledged in it.
+        File::open(parent).and_then(|parent| parent.sync_all()).map_err(classify)?;
+    }
     let lock = File::create(path.join("gimbal.lock")).map_err(classify)?;
     match lock.try_lock() {
         Ok(()) => {}

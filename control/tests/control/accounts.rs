@@ -5,26 +5,21 @@ use gimbal_control::command::{Command, DeviceInfo, Registered, Reply, TokenHash}
 use gimbal_control::error::RequestError;
 use gimbal_control::idempotency::KEPT_MS;
 use gimbal_control::sign_in;
+use gimbal_control::store::Table;
+use gimbal_control::store::key::OfDevice;
+use gimbal_control::store::value::{DeviceRecord, Value as _};
 use gimbal_rpc::link::Down;
 
-use crate::support::{Account, Node, TOKEN_LIFE_MS, dump, key, new_token, registered};
+use crate::support::{Account, Node, START_MS, TOKEN_LIFE_MS, dump, key, new_token, registered};
 
 fn sign_in_by(node: &Node, phone: &str, device: Option<DeviceId>, secret: &str) -> Command {
     let device = DeviceInfo { id: device, ..DeviceInfo::default() };
     Command::SignIn { phone: phone.into(), device, token: new_token(secret, node.now_ms), holds: None }
 }
 
-fn authenticate(
-    node: &mut Node,
-    user: UserId,
-    device: DeviceId,
-    secret: &str,
-) -> Result<Reply, RequestError> {
+fn authenticate(node: &Node, user: UserId, device: DeviceId, secret: &str) -> Result<(), RequestError> {
     let token = TokenHash::of(secret.as_bytes());
-    let by_snapshot = sign_in::authenticate(&*node.store.snapshot(), user, device, &token, node.now_ms);
-    let by_writer = node.ask(Command::Authenticate { user, device, token });
-    assert_eq!(by_snapshot, by_writer.clone().map(|_| ()), "both ways agree");
-    by_writer
+    sign_in::authenticate(&*node.store.snapshot(), user, device, &token, node.now_ms)
 }
 
 #[test]
@@ -36,8 +31,8 @@ fn a_phone_number_makes_one_user_and_each_new_device_one_more() {
     assert_eq!(again, Registered { is_new: false, user: first.user, device: DeviceId::new(10_001) });
     let other = registered(node.ask(sign_in_by(&node, "+492", None, "c")));
     assert_eq!(other, Registered { is_new: true, user: UserId::new(10_001), device: DeviceId::new(10_002) });
-    assert!(authenticate(&mut node, first.user, first.device, "a").is_ok());
-    assert!(authenticate(&mut node, first.user, again.device, "b").is_ok());
+    assert!(authenticate(&node, first.user, first.device, "a").is_ok());
+    assert!(authenticate(&node, first.user, again.device, "b").is_ok());
 }
 
 #[test]
@@ -54,11 +49,15 @@ fn two_sign_ins_of_one_batch_share_the_user_that_the_first_made() {
 fn a_new_sign_in_replaces_the_token_of_the_same_device() {
     let mut node = Node::memory();
     let first = registered(node.ask(sign_in_by(&node, "+491", None, "a")));
+    node.now_ms += 1;
     let again = registered(node.ask(sign_in_by(&node, "+491", Some(first.device), "b")));
     assert_eq!(again.device, first.device);
-    let old = authenticate(&mut node, first.user, first.device, "a");
+    let at = OfDevice::Record.key(first.user, first.device);
+    let stored = node.store.get(Table::Device, &at).unwrap().unwrap();
+    assert_eq!(DeviceRecord::from_bytes(&stored).unwrap().created_at_ms, START_MS, "it was made then");
+    let old = authenticate(&node, first.user, first.device, "a");
     assert_eq!(old, Err(RequestError::NotSignedIn));
-    assert!(authenticate(&mut node, first.user, first.device, "b").is_ok());
+    assert!(authenticate(&node, first.user, first.device, "b").is_ok());
 }
 
 #[test]
@@ -76,9 +75,9 @@ fn a_device_that_the_backend_registers_for_another_user_moves_wholly() {
     assert_eq!((moved.user, moved.device), (two.user, one.device));
     let items = gateway.take();
     assert!(matches!(items[..], [Down::Kick { reason: CloseReason::TokenRevoked, .. }]), "{items:?}");
-    assert!(authenticate(&mut node, one.user, one.device, "one").is_err(), "the old user's record is gone");
-    assert!(authenticate(&mut node, two.user, one.device, "one").is_err(), "the old token is gone");
-    assert!(authenticate(&mut node, two.user, one.device, "moved").is_ok());
+    assert!(authenticate(&node, one.user, one.device, "one").is_err(), "the old user's record is gone");
+    assert!(authenticate(&node, two.user, one.device, "one").is_err(), "the old token is gone");
+    assert!(authenticate(&node, two.user, one.device, "moved").is_ok());
     assert_eq!(node.send(one, 1, two.user, "late"), Err(RequestError::NotSignedIn));
 }
 
@@ -88,7 +87,7 @@ fn nobody_takes_another_users_device_by_naming_its_id() {
     let victim = registered(node.ask(sign_in_by(&node, "+491", None, "a")));
     let guess = registered(node.ask(sign_in_by(&node, "+492", Some(victim.device), "b")));
     assert_ne!(guess.device, victim.device, "a stranger gets a device of his own");
-    assert!(authenticate(&mut node, victim.user, victim.device, "a").is_ok());
+    assert!(authenticate(&node, victim.user, victim.device, "a").is_ok());
     let mut shown = sign_in_by(&node, "+493", Some(victim.device), "c");
     if let Command::SignIn { holds, .. } = &mut shown {
         *holds = Some(TokenHash::of(b"a"));
@@ -118,17 +117,17 @@ fn a_revoked_or_expired_token_opens_nothing() {
     let mut node = Node::memory();
     let account = node.account(None, "a");
     let Account { user, device, .. } = account;
-    assert_eq!(authenticate(&mut node, user, device, "guess"), Err(RequestError::NotSignedIn));
-    assert_eq!(authenticate(&mut node, UserId::new(0), device, "a"), Err(RequestError::NotSignedIn));
-    assert_eq!(authenticate(&mut node, UserId::new(u64::MAX), device, "a"), Err(RequestError::NotSignedIn));
+    assert_eq!(authenticate(&node, user, device, "guess"), Err(RequestError::NotSignedIn));
+    assert_eq!(authenticate(&node, UserId::new(0), device, "a"), Err(RequestError::NotSignedIn));
+    assert_eq!(authenticate(&node, UserId::new(u64::MAX), device, "a"), Err(RequestError::NotSignedIn));
     let revoke = |key_text| Command::RevokeToken { user, device, idempotency: key(key_text) };
     assert_eq!(node.ask(revoke("once")), Ok(Reply::Revoked { revoked: true }));
     assert_eq!(node.ask(revoke("once")), Ok(Reply::Revoked { revoked: true }), "the first answer");
     assert_eq!(node.ask(revoke("")), Ok(Reply::Revoked { revoked: false }));
-    assert_eq!(authenticate(&mut node, user, device, "a"), Err(RequestError::NotSignedIn));
+    assert_eq!(authenticate(&node, user, device, "a"), Err(RequestError::NotSignedIn));
     let other = node.account(None, "b");
     node.now_ms += TOKEN_LIFE_MS;
-    assert_eq!(authenticate(&mut node, other.user, other.device, "b"), Err(RequestError::NotSignedIn));
+    assert_eq!(authenticate(&node, other.user, other.device, "b"), Err(RequestError::NotSignedIn));
     let unknown = Command::RevokeToken { user, device: DeviceId::new(99), idempotency: None };
     assert_eq!(node.ask(unknown), Err(RequestError::DeviceNotFound));
 }
@@ -145,8 +144,8 @@ fn a_repeated_registration_returns_the_same_ids_and_rotates_the_token() {
     let first = registered(node.ask(register(&node, "a", "m")));
     let again = registered(node.ask(register(&node, "b", "m")));
     assert_eq!(first, again);
-    assert!(authenticate(&mut node, first.user, first.device, "a").is_err());
-    assert!(authenticate(&mut node, first.user, first.device, "b").is_ok());
+    assert!(authenticate(&node, first.user, first.device, "a").is_err());
+    assert!(authenticate(&node, first.user, first.device, "b").is_ok());
     assert_eq!(node.ask(register(&node, "c", "other")), Err(RequestError::Conflict));
     let as_push = crate::support::push(&[first.user], "x", "k");
     assert_eq!(node.ask(as_push), Err(RequestError::Conflict), "one space of keys for all methods");

@@ -337,6 +337,26 @@ fn after_a_failed_commit_everything_is_refused_and_nothing_is_answered_from_memo
 }
 
 #[test]
+fn effects_that_make_no_sense_end_the_store_as_a_failed_write_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    assert!(matches!(
+        store.apply(&[(Partition::META, Record::from_bytes(vec![200]))]),
+        Err(StoreError::Corrupt(_))
+    ));
+    assert!(!store.is_healthy(), "readiness must fail: the writer answers nothing any more");
+}
+
+#[test]
+fn a_new_data_directory_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("new/data");
+    drop(open(&path));
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
 fn a_store_whose_write_failed_refuses_reads_and_writes() {
     let dir = tempfile::tempdir().unwrap();
     let (node, _, bob) = ten_messages(dir.path());

@@ -243,11 +243,28 @@ async fn a_gateway_that_links_again_within_the_lease_keeps_its_newer_routes() {
     let ben = rig.person("2").await;
     let mut first = Remote::linked(&rig, 1).await;
     let attach = first.attach(&ben, 2).await;
+    drop(first);
     let mut second = Remote::linked(&rig, 1).await;
     let announce = Up::Announce { caller: caller(&ben, 2, attach), cursor: None, peer: String::new() };
     second.submit(vec![announce]).await;
     assert!(matches!(second.next().await, Down::Announced { .. }));
-    // What still comes over the replaced stream is refused and ends it.
+    // Longer than the lease of the first link: what ends with it is not the second one's.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(sessions(&rig).await.len(), 1);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_still_comes_over_a_replaced_stream_is_refused_and_ends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::start(dir.path()).await;
+    let ben = rig.person("2").await;
+    let mut first = Remote::linked(&rig, 1).await;
+    let attach = first.attach(&ben, 2).await;
+    let mut second = Remote::linked(&rig, 1).await;
+    let announce = Up::Announce { caller: caller(&ben, 2, attach), cursor: None, peer: String::new() };
+    second.submit(vec![announce]).await;
+    assert!(matches!(second.next().await, Down::Announced { .. }));
     first.submit(vec![Up::Detach { caller: caller(&ben, 2, attach) }]).await;
     let ended = loop {
         match first.message().await {
