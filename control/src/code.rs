@@ -23,12 +23,17 @@ use crate::{
 
 /// Long enough to type a code from another device.
 pub const LIFETIME: Duration = Duration::from_secs(5 * 60);
-/// With six digits, guessing succeeds once in 200,000 codes.
-pub const ATTEMPTS_MAX: u8 = 5;
+/// Wrong attempts for one phone within [`WINDOW`], over all its codes; then none is right until the window ends. Guessing
+/// six digits so takes years; fewer would let anybody lock a person out by a few calls.
+pub const ATTEMPTS_MAX: u8 = 20;
+/// Codes sent to one phone within [`WINDOW`].
+pub const CODES_PER_PHONE_MAX: u8 = 5;
+/// What a phone's codes and attempts are counted over, from its first code on.
+pub const WINDOW: Duration = Duration::from_secs(60 * 60);
 /// A second code for one phone is refused for this long.
 pub const REQUEST_INTERVAL: Duration = Duration::from_secs(30);
-/// Codes that wait: about 100 B each. Full: new requests are refused until some expire.
-const CODES_MAX: usize = 100_000;
+/// Phones remembered: about 100 B each. Full: codes for new phones are refused until some are forgotten.
+const PHONES_MAX: usize = 500_000;
 const DIGITS: usize = 6;
 
 /// Why no code was sent.
@@ -40,7 +45,10 @@ pub enum CodeError {
     /// A code for this phone was sent less than [`REQUEST_INTERVAL`] ago.
     #[error("a code for this phone was sent less than {} s ago", REQUEST_INTERVAL.as_secs())]
     TooSoon,
-    /// [`CODES_MAX`] codes wait, or the issuer failed.
+    /// [`CODES_PER_PHONE_MAX`] codes were sent within [`WINDOW`].
+    #[error("{CODES_PER_PHONE_MAX} codes for this phone were sent within an hour")]
+    TooMany,
+    /// [`PHONES_MAX`] phones are remembered, or the issuer failed.
     #[error("codes cannot be sent now")]
     Unavailable,
 }
@@ -51,6 +59,7 @@ impl CodeError {
         match self {
             Self::NoIssuer => "no_code_issuer",
             Self::TooSoon => "too_soon",
+            Self::TooMany => "too_many_codes",
             Self::Unavailable => "unavailable",
         }
     }
@@ -60,7 +69,7 @@ impl From<CodeError> for Status {
     fn from(error: CodeError) -> Self {
         let code = match error {
             CodeError::NoIssuer => Code::FailedPrecondition,
-            CodeError::TooSoon => Code::ResourceExhausted,
+            CodeError::TooSoon | CodeError::TooMany => Code::ResourceExhausted,
             CodeError::Unavailable => Code::Unavailable,
         };
         let mut status = Self::new(code, error.to_string());
@@ -84,15 +93,20 @@ enum Issuer {
 
 #[derive(Default)]
 struct Waiting {
-    by_phone: HashMap<String, Issued>,
-    /// In order of issue, which is the order of expiry.
+    by_phone: HashMap<String, Phone>,
+    /// Phones by the begin of their window.
     order: VecDeque<(Instant, String)>,
 }
 
-struct Issued {
-    code: [u8; DIGITS],
-    at: Instant,
+struct Phone {
+    /// Begin of its window.
+    since: Instant,
+    codes: u8,
     wrong: u8,
+    /// When the last code was sent.
+    asked: Instant,
+    /// The last code, until it is used.
+    code: Option<[u8; DIGITS]>,
 }
 
 impl Codes {
@@ -124,15 +138,8 @@ impl Codes {
         let code = digits(random);
         {
             let mut waiting = self.lock();
-            waiting.forget_expired(now);
-            if waiting.by_phone.get(phone).is_some_and(|issued| now - issued.at < REQUEST_INTERVAL) {
-                return Err(CodeError::TooSoon);
-            }
-            if waiting.order.len() >= CODES_MAX {
-                return Err(CodeError::Unavailable);
-            }
-            waiting.order.push_back((now, phone.to_owned()));
-            waiting.by_phone.insert(phone.to_owned(), Issued { code, at: now, wrong: 0 });
+            waiting.forget(now);
+            waiting.issue(phone, code, now)?;
         }
         self.tell(phone, &code)?;
         Ok(LIFETIME)
@@ -141,24 +148,29 @@ impl Codes {
     /// Checks a code and, when it is right, consumes it.
     ///
     /// # Errors
-    /// [`RequestError::BadCode`] when it is wrong, expired, used, or had [`ATTEMPTS_MAX`] wrong attempts.
+    /// [`RequestError::BadCode`] when it is wrong, expired or used, or the phone had [`ATTEMPTS_MAX`] wrong attempts.
     pub fn check(&self, phone: &str, code: &str, now: Instant) -> Result<(), RequestError> {
         if self.any_code_signs_in {
             return Ok(());
         }
         let mut waiting = self.lock();
-        waiting.forget_expired(now);
-        let issued = waiting.by_phone.get_mut(phone).ok_or(RequestError::BadCode)?;
-        if issued.wrong >= ATTEMPTS_MAX {
+        let phone = waiting.by_phone.get_mut(phone).ok_or(RequestError::BadCode)?;
+        let issued = phone.code.filter(|_| now.saturating_duration_since(phone.asked) < LIFETIME);
+        let issued = issued.filter(|_| phone.wrong < ATTEMPTS_MAX).ok_or(RequestError::BadCode)?;
+        if !bool::from(issued.as_slice().ct_eq(code.as_bytes())) {
+            phone.wrong += 1;
             return Err(RequestError::BadCode);
         }
-        if !bool::from(issued.code.as_slice().ct_eq(code.as_bytes())) {
-            issued.wrong += 1;
-            return Err(RequestError::BadCode);
-        }
-        // Kept until it expires, so that the next request still has to wait, but never right again.
-        issued.wrong = ATTEMPTS_MAX;
+        phone.code = None;
         Ok(())
+    }
+
+    /// Takes back that a right code was consumed: the sign-in it was for has failed.
+    pub fn give_back(&self, phone: &str, code: &str) {
+        if let (Some(phone), Ok(code)) = (self.lock().by_phone.get_mut(phone), code.as_bytes().try_into()) {
+            // A newer one stays.
+            phone.code.get_or_insert(code);
+        }
     }
 
     fn tell(&self, phone: &str, code: &[u8; DIGITS]) -> Result<(), CodeError> {
@@ -184,13 +196,37 @@ impl Codes {
 }
 
 impl Waiting {
-    fn forget_expired(&mut self, now: Instant) {
-        while let Some((at, _)) = self.order.front() {
-            if now.saturating_duration_since(*at) < LIFETIME {
+    fn issue(&mut self, phone: &str, code: [u8; DIGITS], now: Instant) -> Result<(), CodeError> {
+        let full = self.by_phone.len() >= PHONES_MAX;
+        let known = self.by_phone.get_mut(phone);
+        if known.as_ref().is_some_and(|known| now.saturating_duration_since(known.asked) < REQUEST_INTERVAL) {
+            return Err(CodeError::TooSoon);
+        }
+        match known {
+            Some(known) if now.saturating_duration_since(known.since) < WINDOW => {
+                if known.codes >= CODES_PER_PHONE_MAX {
+                    return Err(CodeError::TooMany);
+                }
+                (known.codes, known.asked, known.code) = (known.codes + 1, now, Some(code));
+            }
+            None if full => return Err(CodeError::Unavailable),
+            _ => {
+                let fresh = Phone { since: now, codes: 1, wrong: 0, asked: now, code: Some(code) };
+                self.by_phone.insert(phone.to_owned(), fresh);
+                self.order.push_back((now, phone.to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets phones whose window is over and whose last code has expired.
+    fn forget(&mut self, now: Instant) {
+        while let Some((since, _)) = self.order.front() {
+            if now.saturating_duration_since(*since) < WINDOW + LIFETIME {
                 break;
             }
-            let (at, phone) = self.order.pop_front().expect("the front was just seen");
-            if self.by_phone.get(&phone).is_some_and(|issued| issued.at == at) {
+            let (since, phone) = self.order.pop_front().expect("the front was just seen");
+            if self.by_phone.get(&phone).is_some_and(|known| known.since == since) {
                 self.by_phone.remove(&phone);
             }
         }
@@ -247,14 +283,50 @@ mod tests {
     }
 
     #[test]
-    fn five_wrong_attempts_void_a_code() {
+    fn guesses_are_counted_over_all_codes_of_an_hour_and_a_few_lock_nobody_out() {
         let (_dir, codes, path) = with_file();
-        let now = clock::now();
-        codes.request("1", now, 42).unwrap();
-        for _ in 0..ATTEMPTS_MAX {
-            assert_eq!(codes.check("1", "x", now), Err(RequestError::BadCode));
+        let start = clock::now();
+        codes.request("1", start, 42).unwrap();
+        for _ in 0..ATTEMPTS_MAX / 2 {
+            assert_eq!(codes.check("1", "x", start), Err(RequestError::BadCode));
         }
-        assert_eq!(codes.check("1", &last_code(&path), now), Err(RequestError::BadCode));
+        assert_eq!(codes.check("1", &last_code(&path), start), Ok(()), "a stranger's guesses void no code");
+        let later = start + REQUEST_INTERVAL;
+        codes.request("1", later, 43).unwrap();
+        for _ in 0..ATTEMPTS_MAX / 2 {
+            assert_eq!(codes.check("1", "x", later), Err(RequestError::BadCode));
+        }
+        assert_eq!(codes.check("1", &last_code(&path), later), Err(RequestError::BadCode), "too many");
+        codes.request("1", start + WINDOW, 44).unwrap();
+        assert_eq!(codes.check("1", &last_code(&path), start + WINDOW), Ok(()), "another hour");
+    }
+
+    #[test]
+    fn a_phone_gets_a_few_codes_an_hour() {
+        let (_dir, codes, _) = with_file();
+        let start = clock::now();
+        for n in 0..u32::from(CODES_PER_PHONE_MAX) {
+            codes.request("1", start + REQUEST_INTERVAL * n, 1).unwrap();
+        }
+        let soon = start + REQUEST_INTERVAL * u32::from(CODES_PER_PHONE_MAX);
+        assert!(matches!(codes.request("1", soon, 1), Err(CodeError::TooMany)));
+        codes.request("2", soon, 1).unwrap();
+        codes.request("1", start + WINDOW, 1).unwrap();
+    }
+
+    #[test]
+    fn a_code_whose_sign_in_failed_is_right_again_unless_a_newer_one_was_sent() {
+        let (_dir, codes, path) = with_file();
+        let start = clock::now();
+        codes.request("1", start, 5).unwrap();
+        let first = last_code(&path);
+        codes.check("1", &first, start).unwrap();
+        codes.give_back("1", &first);
+        assert_eq!(codes.check("1", &first, start), Ok(()));
+        codes.request("1", start + REQUEST_INTERVAL, 678_901).unwrap();
+        codes.give_back("1", &first);
+        assert_eq!(codes.check("1", &first, start + REQUEST_INTERVAL), Err(RequestError::BadCode));
+        assert_eq!(codes.check("1", &last_code(&path), start + REQUEST_INTERVAL), Ok(()));
     }
 
     #[test]
@@ -282,13 +354,13 @@ mod tests {
     }
 
     #[test]
-    fn expired_codes_leave_no_memory() {
+    fn forgotten_phones_leave_no_memory() {
         let (_dir, codes, _) = with_file();
         let now = clock::now();
         for phone in 0..100 {
             codes.request(&phone.to_string(), now, phone).unwrap();
         }
-        codes.request("new", now + LIFETIME, 7).unwrap();
+        codes.request("new", now + WINDOW + LIFETIME, 7).unwrap();
         let waiting = codes.lock();
         assert_eq!((waiting.by_phone.len(), waiting.order.len()), (1, 1));
     }

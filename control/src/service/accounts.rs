@@ -45,7 +45,9 @@ impl Accounts for Services {
         let device = device_info(device)?;
         self.codes.check(&phone, &code, clock::now())?;
         let (text, token) = self.new_token()?;
-        let registered = self.registered(Command::SignIn { phone, device, token, holds }).await?;
+        let command = Command::SignIn { phone: phone.clone(), device, token, holds };
+        let registered =
+            self.registered(command).await.inspect_err(|_| self.codes.give_back(&phone, &code))?;
         Ok(Response::new(v1::SignInReply {
             is_new: registered.is_new,
             user_id: registered.user.get(),

@@ -204,6 +204,9 @@ async fn outside_of_dev_only_an_issued_code_signs_in() {
     assert_eq!(named(accounts.request_code(ask).await), soon);
     let told = std::fs::read_to_string(&codes).unwrap();
     let code = told.trim().strip_prefix("+491 ").unwrap();
+    let unknown = Some(v1::Device { id: 4711, ..v1::Device::default() });
+    let failed = accounts.sign_in(v1::SignInRequest { device: unknown, ..body(code) }).await;
+    assert_eq!(named(failed).1, "device_not_found", "a sign-in that failed leaves the code");
     assert!(accounts.sign_in(body(code)).await.unwrap().into_inner().is_new);
     assert_eq!(named(accounts.sign_in(body(code)).await), wrong, "a code signs in once");
     drop(accounts);
