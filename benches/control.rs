@@ -10,7 +10,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use gimbal_benches::{CONTENT_BYTES, Rng};
 use gimbal_codec::{ClientMessageId, DeviceId, Seq, UserId, limits};
 use gimbal_control::{
-    command::{Command, DeviceInfo, NewToken, Registered, Reply, Sender, TokenHash},
+    command::{Command, DeviceInfo, NewToken, Proof, Registered, Reply, Sender, TokenHash},
     executor::Executor,
     log::{CommandLog as _, EmbeddedLog},
     store::{
@@ -30,7 +30,7 @@ struct World {
     store: Arc<dyn Store>,
     log: EmbeddedLog,
     executor: Executor,
-    users: Vec<(UserId, DeviceId)>,
+    users: Vec<(UserId, DeviceId, TokenHash)>,
     rng: Rng,
     content: Bytes,
     id: u64,
@@ -48,9 +48,9 @@ impl World {
             id: 0,
         };
         let registrations: Vec<Command> = (0..USERS).map(|number| register(number as u64)).collect();
-        for reply in world.run(&registrations) {
+        for (number, reply) in (0_u64..).zip(world.run(&registrations)) {
             let Reply::Registered(Registered { user, device, .. }) = reply else { panic!("{reply:?}") };
-            world.users.push((user, device));
+            world.users.push((user, device, token_of(number)));
         }
         world
     }
@@ -62,10 +62,10 @@ impl World {
 
     fn send(&mut self) -> Command {
         let mut pick = || self.users[self.rng.below(USERS as u64) as usize];
-        let ((user, device), (to, _)) = (pick(), pick());
+        let ((user, device, token), (to, ..)) = (pick(), pick());
         self.id += 1;
         Command::Send {
-            sender: Sender { user, device, session: None },
+            sender: Sender { user, device, proof: Proof::Token(token) },
             client_message_id: ClientMessageId::new(self.id),
             to,
             command: 1,
@@ -81,8 +81,12 @@ impl World {
     }
 }
 
+fn token_of(number: u64) -> TokenHash {
+    TokenHash::of(&number.to_be_bytes())
+}
+
 fn register(number: u64) -> Command {
-    let token = NewToken { hash: TokenHash::of(&number.to_be_bytes()), expires_at_ms: NOW_MS * 2 };
+    let token = NewToken { hash: token_of(number), expires_at_ms: NOW_MS * 2 };
     Command::RegisterDevice { user: None, device: DeviceInfo::default(), token, idempotency: None }
 }
 

@@ -119,16 +119,34 @@ pub struct SessionRef {
     pub attach: Attach,
 }
 
-/// Who calls. With a session the route table proves them; without, the caller has checked the device's token and the
-/// executor checks that the device is still the user's and still holds a token.
+/// What shows that a caller is who it says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Proof {
+    /// Over the link: the route table knows the session as the device's newest.
+    Session(SessionRef),
+    /// Over gRPC: hash of the token that was shown; the executor compares it.
+    Token(TokenHash),
+}
+
+/// Who calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sender {
     /// User.
     pub user: UserId,
     /// Device.
     pub device: DeviceId,
-    /// `None`: over gRPC.
-    pub session: Option<SessionRef>,
+    /// Of both.
+    pub proof: Proof,
+}
+
+impl Sender {
+    /// The session, if it is one.
+    pub const fn session(self) -> Option<SessionRef> {
+        match self.proof {
+            Proof::Session(session) => Some(session),
+            Proof::Token(_) => None,
+        }
+    }
 }
 
 /// Called once on the writer thread, which it must not hold up: with the attach number under which the session's answer

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use gimbal_codec::{Attach, CloseReason, DeviceId, MessageId, Seq, UserId, epoch_number};
 use gimbal_rpc::link::Body;
 
-use crate::command::{Command, Reply, Sender};
+use crate::command::{Command, Proof, Reply, Sender};
 use crate::dedup;
 use crate::error::RequestError;
 use crate::log::Record;
@@ -230,14 +230,12 @@ impl Batch<'_> {
         Ok(Output::plain(Reply::Admitted { latest: head.latest() }))
     }
 
-    /// A session is proved by its route; a bare caller's device must still be the user's and hold a token.
-    pub(crate) fn check_sender(&self, sender: Sender) -> Result<(), RequestError> {
-        if sender.session.is_some() { Ok(()) } else { self.must_hold_token(sender.user, sender.device) }
-    }
-
-    fn must_hold_token(&self, user: UserId, device: DeviceId) -> Result<(), RequestError> {
-        let holds = self.token(user, device)?.is_some_and(|record| record.token.is_some());
-        if holds { Ok(()) } else { Err(RequestError::NotSignedIn) }
+    /// A session was proved by its route before it came here.
+    pub(crate) fn check_sender(&self, Sender { user, device, proof }: Sender) -> Result<(), RequestError> {
+        match proof {
+            Proof::Session(_) => Ok(()),
+            Proof::Token(shown) => sign_in::check(self.token(user, device)?, &shown, self.now_ms),
+        }
     }
 
     pub(crate) fn token(&self, user: UserId, device: DeviceId) -> Result<Option<TokenRecord>, StoreError> {

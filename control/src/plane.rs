@@ -16,7 +16,7 @@ use gimbal_rpc::link::{
 };
 
 use crate::{
-    command::{Command, Lane, ReplyTo, Sender, SessionRef, TokenHash},
+    command::{Command, Lane, Proof, ReplyTo, Sender, SessionRef, TokenHash},
     error::RequestError,
     metrics::Metrics,
     reader::Readers,
@@ -401,7 +401,7 @@ impl Shared {
         let sender = |caller: &Caller| Sender {
             user: caller.user,
             device: caller.device,
-            session: Some(session(caller)),
+            proof: Proof::Session(session(caller)),
         };
         let nobody = |command| Some(Job { command, reply_to: ReplyTo::Nobody });
         let answered = |caller: &Caller, tag: &Tag, command| {

@@ -15,11 +15,12 @@ use tonic::metadata::MetadataMap;
 use crate::{
     clock,
     code::Codes,
-    command::{Command, Reply},
+    command::{Command, Proof, Reply, Sender},
     credential::{DeviceCredential, Keys, Role},
     error::RequestError,
     plane::Plane,
     sign_in,
+    store::Store,
 };
 
 /// What every handler needs.
@@ -39,15 +40,25 @@ impl Services {
         self.keys.check(role, metadata)
     }
 
-    /// A device by its token, checked against a snapshot.
-    async fn device(&self, metadata: &MetadataMap) -> Result<(UserId, DeviceId), RequestError> {
+    /// A device as it calls itself; whoever acts for it checks the token.
+    fn sender(&self, metadata: &MetadataMap) -> Result<Sender, RequestError> {
+        let DeviceCredential { user, device, token } = DeviceCredential::parse(metadata)?;
+        Ok(Sender { user, device, proof: Proof::Token(token) })
+    }
+
+    /// What `read` finds for a device whose token is good.
+    async fn read<T: Send + 'static>(
+        &self,
+        metadata: &MetadataMap,
+        read: impl FnOnce(&dyn Store, UserId, DeviceId) -> Result<T, RequestError> + Send + 'static,
+    ) -> Result<T, RequestError> {
         let DeviceCredential { user, device, token } = DeviceCredential::parse(metadata)?;
         let now_ms = clock::now_ms();
-        let check = move |store: &dyn crate::store::Store| {
-            sign_in::authenticate(&*store.snapshot(), user, device, &token, now_ms)
+        let checked = move |store: &dyn Store| {
+            sign_in::authenticate(store, user, device, &token, now_ms)?;
+            read(store, user, device)
         };
-        self.plane.readers().call(check).await?;
-        Ok((user, device))
+        self.plane.readers().call(checked).await
     }
 
     async fn call(&self, command: Command) -> Result<Reply, RequestError> {

@@ -65,11 +65,11 @@ type Verdict = Result<Seq, RequestError>;
 
 impl Batch<'_> {
     pub(super) fn send(&mut self, sender: Sender, message: &ToOne<'_>) -> Result<Output, RequestError> {
+        self.check_sender(sender)?;
         if message.id.is_none() {
             return Err(RequestError::BadRequest { field: "client_message_id", rule: "must not be zero" });
         }
         check_content(message.content)?;
-        self.check_sender(sender)?;
         let head = self.head(message.to)?.ok_or(RequestError::UserNotFound)?;
         let home = Partition::of_user(message.to);
         let scope = DedupScope { home, user: sender.user, device: sender.device };

@@ -89,7 +89,9 @@ impl Accounts for Services {
         let by_backend = credential::has_bearer(request.metadata());
         if by_backend {
             self.role(Role::Backend, request.metadata())?;
-        } else if self.device(request.metadata()).await? != named(request.get_ref()) {
+        } else if self.read(request.metadata(), |_, user, device| Ok((user, device))).await?
+            != named(request.get_ref())
+        {
             return Err(RequestError::PermissionDenied.into());
         }
         let body = request.into_inner();

@@ -12,9 +12,10 @@ use tonic::{Request, Response, Status};
 use super::{Services, bad, mismatch};
 use crate::{
     clock,
-    command::{Command, IdempotencyKey, PUSH_USERS_MAX, Pushed, Reply, Sender},
+    command::{Command, IdempotencyKey, PUSH_USERS_MAX, Pushed, Reply},
     credential::Role,
     error::RequestError,
+    store::Store,
 };
 
 /// Contents in one page over gRPC; well below the 4 MiB that gRPC clients accept by default.
@@ -23,14 +24,14 @@ const PAGE_BYTES_MAX: usize = 1 << 20;
 #[tonic::async_trait]
 impl Messages for Services {
     async fn send(&self, request: Request<v1::SendRequest>) -> Result<Response<v1::SendReply>, Status> {
-        let (user, device) = self.device(request.metadata()).await?;
+        let sender = self.sender(request.metadata())?;
         let v1::SendRequest { client_message_id, to_user, command, content } = request.into_inner();
         if client_message_id == 0 {
             return Err(bad("client_message_id", "must be at least 1").into());
         }
         self.plane.check_content(&content)?;
         let send = Command::Send {
-            sender: Sender { user, device, session: None },
+            sender,
             client_message_id: ClientMessageId::new(client_message_id),
             to: UserId::new(to_user),
             command,
@@ -83,14 +84,12 @@ impl Messages for Services {
     }
 
     async fn sync(&self, request: Request<v1::SyncRequest>) -> Result<Response<v1::SyncReply>, Status> {
-        let (user, _) = self.device(request.metadata()).await?;
-        let v1::SyncRequest { after, limit } = request.into_inner();
+        let v1::SyncRequest { after, limit } = *request.get_ref();
         if limit > limits::SYNC_LIMIT_MAX {
             return Err(bad("limit", "must be at most 500").into());
         }
-        let read =
-            move |store: &dyn crate::store::Store| store.page(user, Seq::new(after), limit, PAGE_BYTES_MAX);
-        let page = self.plane.readers().call(read).await?;
+        let read = move |store: &dyn Store, user, _| store.page(user, Seq::new(after), limit, PAGE_BYTES_MAX);
+        let page = self.read(request.metadata(), read).await?;
         Ok(Response::new(v1::SyncReply {
             latest: page.latest.get(),
             has_more: page.has_more,
@@ -100,9 +99,9 @@ impl Messages for Services {
     }
 
     async fn ack(&self, request: Request<v1::AckRequest>) -> Result<Response<v1::AckReply>, Status> {
-        let (user, device) = self.device(request.metadata()).await?;
+        let sender = self.sender(request.metadata())?;
         let seq = Seq::new(request.into_inner().seq);
-        let ack = Command::Ack { sender: Sender { user, device, session: None }, seq };
+        let ack = Command::Ack { sender, seq };
         match self.call(ack).await? {
             Reply::Acked(seq) => Ok(Response::new(v1::AckReply { seq: seq.get() })),
             other => mismatch(&other),

@@ -259,7 +259,7 @@ impl Engine {
     }
 
     fn attach_of(&self, sender: Sender) -> Option<Attach> {
-        self.routes.current(sender.session?, sender.user, sender.device)
+        self.routes.current(sender.session()?, sender.user, sender.device)
     }
 
     fn stats(&self) -> Stats {
@@ -283,7 +283,7 @@ fn admit(routes: &Routes, touched: &Touched, command: &Command) -> Admission {
     else {
         return Admission::Execute;
     };
-    let Some(session) = sender.session else { return Admission::Execute };
+    let Some(session) = sender.session() else { return Admission::Execute };
     if touched.holds(*sender) {
         Admission::Wait
     } else if routes.current(session, sender.user, sender.device).is_some() {

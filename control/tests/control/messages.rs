@@ -14,7 +14,7 @@ use gimbal_control::store::memory::MemoryStore;
 use gimbal_control::store::{Store, StoreError, Table, View, Visit};
 use gimbal_rpc::link::Down;
 
-use crate::support::{Account, Node, bare, dump, push, send};
+use crate::support::{Account, Node, TOKEN_LIFE_MS, bare, dump, push, send};
 
 fn pushed(reply: Result<Reply, RequestError>) -> Pushed {
     match reply {
@@ -381,4 +381,18 @@ fn a_read_error_refuses_a_push_and_is_never_remembered_as_an_answer() {
     let all = pushed(node.ask(push(&users, "x", "once")));
     assert!(all.users.iter().all(|(_, result)| result.is_ok()), "{all:?}");
     assert_eq!(node.messages(users[0], 0).1, 2, "the refused one left nothing");
+}
+
+#[test]
+fn a_caller_without_a_session_is_believed_only_with_the_devices_current_token() {
+    let mut node = Node::memory();
+    let (alice, bob) = (node.account(None, "a"), node.account(None, "b"));
+    let guess = Account { token: bob.token, ..alice };
+    assert_eq!(node.send(guess, 1, bob.user, "x"), Err(RequestError::NotSignedIn));
+    let ack = Command::Ack { sender: bare(guess), seq: Seq::new(1) };
+    assert_eq!(node.ask(ack), Err(RequestError::NotSignedIn));
+    node.send(alice, 1, bob.user, "x").unwrap();
+    node.now_ms += TOKEN_LIFE_MS;
+    assert_eq!(node.send(alice, 2, bob.user, "x"), Err(RequestError::NotSignedIn), "expired");
+    assert_eq!(node.messages(bob.user, 0).1, 1);
 }

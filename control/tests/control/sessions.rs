@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 
 use gimbal_codec::{Attach, CloseReason, Seq, code, epoch_number};
-use gimbal_control::command::{Command, DeviceInfo, Lane, Registered, Reply, ReplyTo, SessionRef};
+use gimbal_control::command::{Command, DeviceInfo, Lane, Proof, Registered, Reply, ReplyTo, SessionRef};
 use gimbal_control::error::RequestError;
 use gimbal_control::writer::Job;
 use gimbal_rpc::link::Down;
@@ -130,7 +130,7 @@ fn a_stale_session_is_refused_and_nothing_of_it_is_stored() {
     assert_eq!((*to, tag.seq, sent.seq), ((slot(2), newer.attach), 1, Seq::new(1)));
     assert_eq!(node.messages(bob.user, 0), (vec![(1, "new".into())], 1));
     let ack = Command::Ack {
-        sender: gimbal_control::command::Sender { session: Some(older), ..bare(alice) },
+        sender: gimbal_control::command::Sender { proof: Proof::Session(older), ..bare(alice) },
         seq: Seq::new(1),
     };
     node.run(&mut vec![Job {
@@ -145,7 +145,7 @@ fn a_stale_session_is_refused_and_nothing_of_it_is_stored() {
 /// A sync of a session, and what it is told.
 fn session_sync(account: Account, at: SessionRef) -> (Job, mpsc::Receiver<Result<Attach, RequestError>>) {
     let (told, hears) = mpsc::channel();
-    let sender = gimbal_control::command::Sender { session: Some(at), ..bare(account) };
+    let sender = gimbal_control::command::Sender { proof: Proof::Session(at), ..bare(account) };
     let read = Box::new(move |admitted| told.send(admitted).unwrap());
     (Job { command: Command::Sync { sender, read }, reply_to: ReplyTo::Nobody }, hears)
 }

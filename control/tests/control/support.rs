@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use gimbal_codec::{Attach, ClientMessageId, DeviceId, GatewayId, Seq, SessionKey, ShardId, UserId};
 use gimbal_control::command::{
-    Command, DeviceInfo, IdempotencyKey, Lane, NewToken, Registered, Reply, ReplyTo, Sender, SessionRef,
-    TokenHash,
+    Command, DeviceInfo, IdempotencyKey, Lane, NewToken, Proof, Registered, Reply, ReplyTo, Sender,
+    SessionRef, TokenHash,
 };
 use gimbal_control::error::RequestError;
 use gimbal_control::log::{CommandLog, EmbeddedLog};
@@ -189,7 +189,7 @@ pub(crate) fn key(text: &str) -> Option<IdempotencyKey> {
 }
 
 pub(crate) fn bare(account: Account) -> Sender {
-    Sender { user: account.user, device: account.device, session: None }
+    Sender { user: account.user, device: account.device, proof: Proof::Token(account.token) }
 }
 
 pub(crate) fn send(from: Account, id: u64, to: UserId, text: &str) -> Command {
@@ -228,7 +228,7 @@ pub(crate) fn session(lane: Lane, index: u32, attach: Attach) -> SessionRef {
 pub(crate) fn session_send(account: Account, at: SessionRef, id: u64, to: UserId, text: &str) -> Job {
     let mut command = send(account, id, to, text);
     if let Command::Send { sender, .. } = &mut command {
-        sender.session = Some(at);
+        sender.proof = Proof::Session(at);
     }
     let tag = Tag { request_id: Bytes::from_static(b"r"), seq: id };
     Job { command, reply_to: ReplyTo::Session { session: at, tag } }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use gimbal_codec::{Attach, ClientMessageId, SessionKey, ShardId, UserId};
-use gimbal_control::command::{Command, Lane, Reply, ReplyTo, Sender, SessionRef};
+use gimbal_control::command::{Command, Lane, Proof, Reply, ReplyTo, Sender, SessionRef};
 use gimbal_control::error::RequestError;
 use gimbal_control::log::EmbeddedLog;
 use gimbal_control::store::Store;
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::faults::{Crash, CrashingLog, Plan};
 use super::rng::Rng;
 use super::workload::{Client, Wanted};
-use crate::support::{Account, Gateway, Node, dump};
+use crate::support::{Account, Gateway, Node, bare, dump};
 
 const CLIENTS: usize = 6;
 const GATEWAYS: u64 = 2;
@@ -147,9 +147,9 @@ impl World {
     }
 
     fn acknowledge(&mut self, at: usize, jobs: &mut Vec<Job>) {
-        let Account { user, device, .. } = self.clients[at].account;
+        let account = self.clients[at].account;
         let seq = gimbal_codec::Seq::new(self.rng.below(40));
-        let command = Command::Ack { sender: Sender { user, device, session: None }, seq };
+        let command = Command::Ack { sender: bare(account), seq };
         self.put(jobs, || Job { command, reply_to: ReplyTo::Nobody });
     }
 
@@ -247,7 +247,7 @@ fn node_over(store: Arc<dyn Store>) -> (Node, Plan) {
 
 fn send(account: Account, session: Option<SessionRef>, wanted: &Wanted) -> Command {
     Command::Send {
-        sender: Sender { user: account.user, device: account.device, session },
+        sender: Sender { proof: session.map_or(bare(account).proof, Proof::Session), ..bare(account) },
         client_message_id: ClientMessageId::new(wanted.id),
         to: wanted.to,
         command: 1,
