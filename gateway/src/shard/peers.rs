@@ -36,6 +36,9 @@ impl Orders {
     }
 }
 
+/// A bit for each shard: at most 64 of them, by configuration.
+type Touched = u64;
+
 /// All shards of one gateway.
 pub(crate) struct Peers {
     inboxes: Vec<Arc<Inbox>>,
@@ -106,32 +109,35 @@ impl Peers {
         self.ring_all();
     }
 
-    fn push(&self, shard: ShardId, item: Down) {
+    fn push(&self, shard: ShardId, item: Down) -> Touched {
         // A shard that does not exist is named only by a link of another life of this gateway: nobody is there.
-        if let Some(inbox) = self.inboxes.get(usize::from(shard.0)) {
-            inbox.push(Item::Down(item));
-        }
+        let Some(inbox) = self.inboxes.get(usize::from(shard.0)) else { return 0 };
+        inbox.push(Item::Down(item));
+        1 << shard.0
     }
 
-    fn push_to_all(&self, item: &Down) {
+    fn push_to_all(&self, item: &Down) -> Touched {
         for inbox in &self.inboxes {
             inbox.push(Item::Down(item.clone()));
         }
+        Touched::MAX
     }
 
-    fn route(&self, item: Down) {
+    /// The shards that have something to look at.
+    fn route(&self, item: Down) -> Touched {
         match item {
             Down::SignedIn { session, .. }
             | Down::SignInRefused { session, .. }
             | Down::Announced { session, .. }
             | Down::Kick { session, .. } => self.push(session.shard(), item),
             Down::SendDone { to, .. } | Down::SyncDone { to, .. } | Down::AckDone { to, .. } => {
-                self.push(to.0.shard(), item);
+                self.push(to.0.shard(), item)
             }
             Down::Deliver { body, targets } => {
-                for (shard, targets) in split(targets) {
-                    self.push(shard, Down::Deliver { body: Arc::clone(&body), targets });
-                }
+                let parts = split(targets).into_iter();
+                parts.fold(0, |touched, (shard, targets)| {
+                    touched | self.push(shard, Down::Deliver { body: Arc::clone(&body), targets })
+                })
             }
             Down::Room { .. } | Down::All { .. } | Down::Signal(_) => self.push_to_all(&item),
         }
@@ -141,10 +147,12 @@ impl Peers {
 impl Downlink for Peers {
     /// Never refuses: a full inbox drops, counts, and makes its shard announce its sessions again.
     fn deliver(&self, items: &mut Vec<Down>) -> Result<(), LinkFull> {
-        for item in items.drain(..) {
-            self.route(item);
+        let touched = items.drain(..).fold(0, |touched, item| touched | self.route(item));
+        for (index, inbox) in self.inboxes.iter().enumerate() {
+            if touched >> index & 1 == 1 {
+                inbox.ring();
+            }
         }
-        self.ring_all();
         Ok(())
     }
 }
