@@ -42,6 +42,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// No write, and room for some.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes) }
+    }
+
     /// Appends a write.
     pub fn put(&mut self, table: Table, key: &[u8], value: &[u8]) {
         self.key(table, key);

@@ -43,6 +43,16 @@ struct LaneEntry {
     pending: Vec<Down>,
 }
 
+impl LaneEntry {
+    /// Joins the item of the same body, when that is the last one.
+    fn add(&mut self, body: &Arc<Body>, target: Target) {
+        match self.pending.last_mut() {
+            Some(Down::Deliver { body: last, targets }) if Arc::ptr_eq(last, body) => targets.push(target),
+            _ => self.pending.push(Down::Deliver { body: Arc::clone(body), targets: vec![target] }),
+        }
+    }
+}
+
 struct Slot {
     route: Option<Route>,
     /// The user's next device, or the next free slot.
@@ -194,25 +204,18 @@ impl Routes {
 
     /// Queues `body` for all sessions of `users`: one item for each gateway. Returns the number of targets.
     pub fn deliver(&mut self, body: &Arc<Body>, users: &[(UserId, Seq)]) -> u64 {
-        let mut of_lanes: Vec<Vec<Target>> = Vec::new();
         let mut count = 0;
         for &(user, seq) in users {
             let mut at = self.users.get(&user).copied().unwrap_or(NONE);
             while at != NONE {
                 let route = self.route(at);
-                if let Some(lane) = self.lane(route.lane) {
-                    if of_lanes.len() <= lane {
-                        of_lanes.resize_with(self.lanes.len(), Vec::new);
-                    }
-                    of_lanes[lane].push(Target { session: route.session, attach: route.attach, seq });
+                let (lane, target) =
+                    (route.lane, Target { session: route.session, attach: route.attach, seq });
+                at = self.slots[at as usize].next;
+                if let Some(lane) = self.lane(lane) {
+                    self.lanes[lane].add(body, target);
                     count += 1;
                 }
-                at = self.slots[at as usize].next;
-            }
-        }
-        for (lane, targets) in of_lanes.into_iter().enumerate() {
-            if !targets.is_empty() {
-                self.lanes[lane].pending.push(Down::Deliver { body: Arc::clone(body), targets });
             }
         }
         count

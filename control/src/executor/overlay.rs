@@ -7,6 +7,9 @@ use crate::partition::Partition;
 use crate::store::value::Value;
 use crate::store::{StoreError, Table, View};
 
+/// Room for a send's writes with a short content: an entry, a head, a dedup entry and its head.
+const RECORD_BYTES: usize = 320;
+
 /// A view and the writes of one batch over it, grouped by partition.
 pub(crate) struct Overlay<'a> {
     view: &'a dyn View,
@@ -60,7 +63,7 @@ impl<'a> Overlay<'a> {
         let partition = partition.expect("every key starts with a partition");
         let slot = &mut self.record_of[usize::from(partition.get())];
         if *slot == 0 {
-            self.records.push((partition, Record::default()));
+            self.records.push((partition, Record::with_capacity(RECORD_BYTES)));
             *slot = u16::try_from(self.records.len()).expect("there are 1,024 partitions");
         }
         &mut self.records[usize::from(*slot) - 1].1

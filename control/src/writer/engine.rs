@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use gimbal_codec::{Attach, CloseReason, DeviceId, Seq, SessionKey, UserId};
-use gimbal_rpc::link::{Down, Refusal, SendResult, Tag};
+use gimbal_rpc::link::{Down, Refusal, SendResult};
 
 use super::{Counters, Job};
-use crate::command::{Command, Lane, Reply, ReplyTo, SESSIONS_PAGE_MAX, Sender, SessionRef, Stats};
+use crate::command::{Command, Reply, ReplyTo, SESSIONS_PAGE_MAX, Sender, SessionRef, Stats};
 use crate::error::RequestError;
 use crate::executor::{Effect, Executor, Output};
 use crate::log::CommandLog;
@@ -169,16 +169,20 @@ impl Engine {
             }
             Command::Stats => Ok(Reply::Stats(self.stats())),
             Command::Send { sender, .. } => {
-                let sent = sent(output.result.clone());
-                self.counters.duplicates.add(u64::from(matches!(&sent, Ok(sent) if sent.duplicate)));
-                if let Some((lane, to, tag)) = self.way_back(&reply_to, sender) {
-                    self.routes.send(lane, Down::SendDone { to, tag, result: sent });
+                let duplicate = matches!(&output.result, Ok(Reply::Sent(sent)) if sent.duplicate);
+                self.counters.duplicates.add(u64::from(duplicate));
+                if let ReplyTo::Session { session, tag } = reply_to {
+                    let to = self.way_back(session, sender);
+                    self.routes.send(session.lane, Down::SendDone { to, tag, result: sent(output.result) });
+                    return;
                 }
                 output.result
             }
             Command::Ack { sender, .. } => {
-                if let Some((lane, to, tag)) = self.way_back(&reply_to, sender) {
-                    self.routes.send(lane, Down::AckDone { to, tag, result: acked(output.result.clone()) });
+                if let ReplyTo::Session { session, tag } = reply_to {
+                    let to = self.way_back(session, sender);
+                    self.routes.send(session.lane, Down::AckDone { to, tag, result: acked(output.result) });
+                    return;
                 }
                 output.result
             }
@@ -250,12 +254,11 @@ impl Engine {
         self.routes.send(lane, item);
     }
 
-    /// Where a session's answer goes. If it was announced anew since the call, the gateway knows it by the later number
-    /// when the answer arrives.
-    fn way_back(&self, reply_to: &ReplyTo, sender: Sender) -> Option<(Lane, (SessionKey, Attach), Tag)> {
-        let ReplyTo::Session { session, tag } = reply_to else { return None };
-        let attach = self.routes.current(*session, sender.user, sender.device).unwrap_or(session.attach);
-        Some((session.lane, (session.session, attach), tag.clone()))
+    /// How the gateway knows the session when its answer arrives: if it was announced anew since the call, by the later
+    /// number.
+    fn way_back(&self, session: SessionRef, sender: Sender) -> (SessionKey, Attach) {
+        let attach = self.routes.current(session, sender.user, sender.device).unwrap_or(session.attach);
+        (session.session, attach)
     }
 
     fn attach_of(&self, sender: Sender) -> Option<Attach> {
