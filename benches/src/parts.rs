@@ -68,6 +68,7 @@ impl Connection {
             key: key(0),
             now: Moment::from_ms(1_000),
             unix_ms: 1_700_000_000_000,
+            link: 1,
             limits: &self.limits,
             queue: &mut self.queue,
             out: &mut self.out,

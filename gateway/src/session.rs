@@ -13,6 +13,7 @@ mod cursor;
 mod deliver;
 mod frames;
 mod limits;
+mod link;
 mod moment;
 mod online;
 mod rooms;
@@ -48,6 +49,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) now: Moment,
     /// Wall clock, Unix milliseconds; only told to clients.
     pub(crate) unix_ms: i64,
+    /// Number of the link to control; odd while it is up.
+    pub(crate) link: u64,
     /// Bounds and deadlines.
     pub(crate) limits: &'a Limits,
     /// Frames for this connection's socket.
@@ -104,6 +107,8 @@ struct Claim {
     user: UserId,
     device: DeviceId,
     cursor: Option<Seq>,
+    /// Number of the link on which control is asked.
+    link: u64,
 }
 
 // An idle session with its queue, slot and timer has to leave room for what the ring keeps, within 512 B.
@@ -193,7 +198,7 @@ impl Session {
         };
         let caller = Caller { session: turn.key, attach, user: claim.user, device: claim.device };
         let cursor = Cursor::new(claim.cursor, latest);
-        self.state = State::Online(Online::new(caller, cursor));
+        self.state = State::Online(Online::new(caller, cursor, claim.link));
         self.deadline = turn.now.plus_ms(turn.limits.idle_ms);
         turn.out.push(Action::Online { user: caller.user });
         turn.answer(answer)?;
@@ -258,13 +263,16 @@ impl Session {
         }
     }
 
-    /// The link to control is gone: calls under way will not be answered.
+    /// The link to control is another one: calls under way on the old one will not be answered.
     ///
     /// # Errors
     /// The reason to close: a sign-in cannot wait, or an answer found no room.
     pub(crate) fn handle_link_lost(&mut self, turn: &mut Turn<'_>) -> Result<(), CloseReason> {
         match &mut self.state {
+            State::Authenticating { claim, .. } if claim.link == turn.link => Ok(()),
             State::Authenticating { .. } => {
+                // Should it have travelled on the new link after all, control is to forget it.
+                self.leave(turn);
                 let refusal = Refusal { code: code::UNAVAILABLE, message: "control is away".to_owned() };
                 self.handle_sign_in_refused(&refusal, turn)
             }
@@ -273,10 +281,10 @@ impl Session {
         }
     }
 
-    /// What to announce to control on a new link, or after items for this shard were lost; `None` when not signed in.
-    pub(crate) fn announce(&mut self) -> Option<(Caller, Option<Seq>)> {
+    /// What to announce to control on `link`, because it is new or items for this shard were lost; `None` when not signed in.
+    pub(crate) fn announce(&mut self, link: u64) -> Option<(Caller, Option<Seq>)> {
         let State::Online(online) = &mut self.state else { return None };
-        Some(online.announce())
+        Some(online.announce(link))
     }
 
     /// The queue has become empty: says what was owed, or goes on with the close.

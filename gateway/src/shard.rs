@@ -1,6 +1,6 @@
 //! One shard: a thread's ring, sockets, sessions and rooms, and the turn that moves them. Built on its thread, dies there.
 //!
-//! A turn reads the clock once, then takes completions, orders, items of other threads, due timers and walks, each within
+//! A turn reads the clock once, then takes orders, completions, items of other threads, due timers and walks, each within
 //! a budget, then hands everything for control to the link and everything for sockets to the ring, and sleeps in the
 //! ring when nothing is left to do.
 
@@ -221,8 +221,8 @@ impl Shard {
     fn turn(&mut self) -> bool {
         self.now = self.clock.read();
         self.unix_ms = self.clock.unix_ms(self.now);
-        self.take_completions();
         self.take_orders();
+        self.take_completions();
         self.take_items();
         if std::mem::take(&mut self.is_tick) {
             self.tick();

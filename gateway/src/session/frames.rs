@@ -81,7 +81,10 @@ impl Session {
         let sign_in = SignIn::decode(packet.content).map_err(|error| error.close_reason())?;
         let tag = Tag { request_id: Bytes::copy_from_slice(packet.request_id.as_bytes()), seq: packet.seq };
         let (user, device, cursor) = (sign_in.user, sign_in.device, sign_in.cursor);
-        self.state = State::Authenticating { frames, claim: Box::new(Claim { tag, user, device, cursor }) };
+        self.state = State::Authenticating {
+            frames,
+            claim: Box::new(Claim { tag, user, device, cursor, link: turn.link }),
+        };
         let token = Bytes::copy_from_slice(sign_in.token.as_bytes());
         turn.out.push(Action::SignIn(SignInRequest { user, device, token, cursor }));
         Ok(())

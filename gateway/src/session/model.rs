@@ -48,6 +48,8 @@ const STORM: &[Step] = &[
     Step::SocketTakes,
     Step::SocketTakes,
     Step::RoomFrame,
+    Step::WalkGoes,
+    Step::WalkGoes,
 ];
 
 /// Steps that are picked rarely.
@@ -148,6 +150,7 @@ fn every_short_interleaving_is_sound() {
         Step::ClientSyncs,
         Step::LinkBreaks,
         Step::LinkMends,
+        Step::WalkGoes,
         Step::InboxOverflows,
     ];
     const DEPTH: usize = 7;

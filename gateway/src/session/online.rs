@@ -10,6 +10,7 @@ use gimbal_rpc::link::{Caller, Page, Refusal, SendResult, Signal, SignalTarget, 
 
 use super::cursor::Cursor;
 use super::frames::page_body;
+use super::link::Known;
 use super::rooms::{RoomSet, TooManyRooms};
 use super::{Action, Counter, Turn};
 
@@ -21,19 +22,7 @@ pub(super) struct Online {
     /// The sync under way; there is one at a time.
     pub(super) syncing: Option<Box<Tag>>,
     rooms: RoomSet,
-    link: Link,
-}
-
-/// How this session stands with control.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Link {
-    /// Attached as `caller.attach`.
-    Attached,
-    /// Announced and not answered yet. Control executes calls already; a sync would end with the answer, see
-    /// [`Online::announced`].
-    Announced,
-    /// Not announced yet on the link to come.
-    Lost,
+    known: Known,
 }
 
 /// Why a call is answered with a code instead of being passed on.
@@ -42,8 +31,9 @@ struct Refused(i32, &'static str);
 const AWAY: Refused = Refused(code::UNAVAILABLE, "control is away");
 
 impl Online {
-    pub(super) fn new(caller: Caller, cursor: Cursor) -> Self {
-        Self { caller, cursor, syncing: None, rooms: RoomSet::default(), link: Link::Attached }
+    /// Attached on the link with this number.
+    pub(super) fn new(caller: Caller, cursor: Cursor, link: u64) -> Self {
+        Self { caller, cursor, syncing: None, rooms: RoomSet::default(), known: Known::attached(link) }
     }
 
     /// One packet of the client; `body` is the packet as it came.
@@ -78,7 +68,7 @@ impl Online {
         } else if send.to.is_none() {
             Some(Refused(code::BAD_REQUEST, "to_user is 0"))
         } else {
-            refuse_content(send.content).or_else(|| self.refuse_unlinked())
+            refuse_content(send.content).or_else(|| self.refuse_unlinked(turn.link))
         };
         if let Some(refused) = refused {
             return refuse(packet, refused, turn);
@@ -96,7 +86,7 @@ impl Online {
 
     fn sync(&mut self, packet: &Packet<'_>, turn: &mut Turn<'_>) -> Result<(), CloseReason> {
         let sync = body::Sync::decode(packet.content).map_err(reason)?;
-        if self.link != Link::Attached {
+        if !self.known.is_on(turn.link) || !self.known.is_attached() {
             return refuse(packet, AWAY, turn);
         }
         if self.syncing.is_some() {
@@ -111,7 +101,7 @@ impl Online {
 
     fn ack(&mut self, packet: &Packet<'_>, turn: &mut Turn<'_>) -> Result<(), CloseReason> {
         let ack = Ack::decode(packet.content).map_err(reason)?;
-        if let Some(refused) = self.refuse_unlinked() {
+        if let Some(refused) = self.refuse_unlinked(turn.link) {
             return refuse(packet, refused, turn);
         }
         turn.out.push(Action::Up(Up::Ack { caller: self.caller, tag: tag_of(packet), seq: ack.seq }));
@@ -239,25 +229,28 @@ impl Online {
 
     /// Calls under way will not be answered. What was missed meanwhile, the answer to the announcement tells.
     pub(super) fn lose_link(&mut self, turn: &mut Turn<'_>) -> Result<(), CloseReason> {
-        self.link = Link::Lost;
         self.end_sync(turn)
     }
 
-    pub(super) fn announce(&mut self) -> (Caller, Option<Seq>) {
-        self.link = Link::Announced;
+    pub(super) fn announce(&mut self, link: u64) -> (Caller, Option<Seq>) {
+        self.known = Known::announced(link);
         (self.caller, self.cursor.get())
     }
 
     /// The answer to an announcement. What came before it may be lost, so a sync under way ends here: its page may never
-    /// come, and if it does, it finds nobody waiting for it.
+    /// come, and if it does, it finds nobody waiting for it. An answer that an earlier link left behind says nothing.
     pub(super) fn announced(
         &mut self,
         attach: Attach,
         latest: Seq,
         turn: &mut Turn<'_>,
     ) -> Result<(), CloseReason> {
+        if !self.known.is_on(turn.link) || attach < self.caller.attach {
+            turn.count(Counter::StaleItem);
+            return Ok(());
+        }
         self.caller.attach = attach;
-        self.link = Link::Attached;
+        self.known = Known::attached(turn.link);
         self.end_sync(turn)?;
         self.cursor.announced(latest).map_err(|_| CloseReason::Stale)?;
         self.tell_if_short(turn);
@@ -299,8 +292,9 @@ impl Online {
         }
     }
 
-    fn refuse_unlinked(&self) -> Option<Refused> {
-        if self.link == Link::Lost { Some(AWAY) } else { None }
+    /// Control takes calls of a session only after it was attached or announced on the link that is up.
+    fn refuse_unlinked(&self, link: u64) -> Option<Refused> {
+        (!self.known.is_on(link)).then_some(AWAY)
     }
 }
 

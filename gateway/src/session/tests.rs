@@ -23,6 +23,7 @@ struct Fixture {
     counts: Counts,
     limits: Limits,
     now: Moment,
+    link: u64,
     actions: Vec<Action>,
 }
 
@@ -35,6 +36,7 @@ impl Fixture {
             counts: Counts::default(),
             limits,
             now: Moment::default(),
+            link: 1,
             actions: Vec::new(),
         }
     }
@@ -54,6 +56,7 @@ impl Fixture {
             key: SessionKey::new(ShardId(1), 2, 3),
             now: self.now,
             unix_ms: 77,
+            link: self.link,
             limits: &self.limits,
             queue: &mut self.queue,
             out: &mut self.actions,
@@ -423,18 +426,42 @@ fn a_client_that_calls_and_does_not_read_is_closed() {
 fn a_lost_link_ends_a_sync_and_the_announcement_tells_what_was_missed() {
     let mut fixture = Fixture::online(Some(5));
     fixture.send(17, &Sync::default()).unwrap();
+    fixture.link = 2;
     fixture.call(|session, turn| session.handle_link_lost(turn)).unwrap();
     assert_eq!(fixture.replied(), code::UNAVAILABLE);
     fixture.send(18, &()).unwrap();
     assert_eq!(fixture.replied(), code::UNAVAILABLE);
-    let (caller, cursor) = fixture.call(|session, _| session.announce()).unwrap();
+    fixture.link = 3;
+    fixture.send(18, &()).unwrap();
+    assert_eq!(fixture.replied(), code::UNAVAILABLE, "control does not know the session on this link yet");
+    fixture.call(|session, turn| session.handle_announced(Attach::new(11), Seq::new(9), turn)).unwrap();
+    assert_eq!(fixture.counts.get(Counter::StaleItem), 1, "an answer of the old link");
+    let (caller, cursor) = fixture.call(|session, turn| session.announce(turn.link)).unwrap();
     assert_eq!((caller.attach, cursor), (ATTACH, Some(Seq::new(5))));
     fixture.send(17, &Sync::default()).unwrap();
     assert_eq!(fixture.replied(), code::UNAVAILABLE);
     fixture.call(|session, turn| session.handle_announced(Attach::new(12), Seq::new(7), turn)).unwrap();
     assert_eq!(behind(&fixture.drain()[0]), 7);
     fixture.deliver(8).unwrap();
-    assert_eq!(fixture.counts.get(Counter::StaleItem), 1, "the old attach number is nobody's");
+    assert_eq!(fixture.counts.get(Counter::StaleItem), 2, "the old attach number is nobody's");
+}
+
+#[test]
+fn a_sign_in_is_refused_when_its_own_link_is_lost_and_control_is_told() {
+    let mut fixture = Fixture::fresh();
+    fixture.link = 3;
+    fixture.sign_in(None).unwrap();
+    fixture.actions.clear();
+    assert_eq!(
+        fixture.call(|session, turn| session.handle_link_lost(turn)),
+        Ok(()),
+        "it is on this very link"
+    );
+    fixture.link = 5;
+    let outcome = fixture.call(|session, turn| session.handle_link_lost(turn));
+    assert_eq!((outcome, fixture.replied()), (Err(CloseReason::Unavailable), code::UNAVAILABLE));
+    let Some(Action::Up(Up::Detach { caller })) = fixture.actions.pop() else { panic!("no detach") };
+    assert_eq!((caller.user.get(), caller.attach), (10, Attach::default()));
 }
 
 #[test]

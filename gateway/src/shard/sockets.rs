@@ -117,6 +117,7 @@ impl Shard {
             key,
             now: self.now,
             unix_ms: self.unix_ms,
+            link: self.link_seen,
             limits: &self.limits,
             queue: &mut conn.queue,
             out: &mut self.actions,

@@ -194,7 +194,7 @@ impl Shard {
             return;
         }
         let Some(conn) = self.conns.get_mut(key) else { return };
-        if let Some((caller, cursor)) = conn.session.announce() {
+        if let Some((caller, cursor)) = conn.session.announce(self.link_seen) {
             let peer = self.peer(key);
             self.up.push(Up::Announce { caller, cursor, peer });
             self.metrics.add(Total::Announced, 1);

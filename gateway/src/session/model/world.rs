@@ -49,6 +49,8 @@ pub(super) enum Step {
     ClientReconnects,
     LinkBreaks,
     LinkMends,
+    /// The shard's walk over its sessions reaches the next one, after the link changed or items were lost.
+    WalkGoes,
     /// Control loses all but its store.
     ControlRestarts,
     /// The inbox loses an item, and the shard therefore announces.
@@ -59,6 +61,13 @@ pub(super) enum Step {
     SubmitFails,
     /// Some seconds go by.
     Time,
+}
+
+/// As the shard's own walk.
+#[derive(Clone, Copy)]
+struct Walk {
+    next: u32,
+    is_link_lost: bool,
 }
 
 struct Connection {
@@ -78,7 +87,11 @@ pub(super) struct World {
     sessions: Sessions<Connection>,
     /// The client's connection.
     key: SessionKey,
-    is_link_up: bool,
+    /// Odd while it is up.
+    link: u64,
+    walk: Option<Walk>,
+    /// Items were lost since the last walk began.
+    has_overflowed: bool,
     fails_next_submit: bool,
     to_control: VecDeque<Up>,
     inbox: VecDeque<Down>,
@@ -101,7 +114,9 @@ impl World {
             control: Control::default(),
             sessions: Sessions::new(ShardId(0), 100),
             key: SessionKey::from_u64(u64::MAX),
-            is_link_up: true,
+            link: 1,
+            walk: None,
+            has_overflowed: false,
             fails_next_submit: false,
             to_control: VecDeque::new(),
             inbox: VecDeque::new(),
@@ -133,8 +148,9 @@ impl World {
             Step::ShardTakes | Step::InboxOverflows => !self.inbox.is_empty(),
             Step::SocketTakes => self.sessions.get(self.key).is_some_and(|here| !here.queue.is_empty()),
             Step::ClientSyncs => self.client.can_sync(),
-            Step::LinkBreaks => self.is_link_up,
-            Step::LinkMends => !self.is_link_up,
+            Step::LinkBreaks => self.is_link_up(),
+            Step::LinkMends => !self.is_link_up(),
+            Step::WalkGoes => self.walk.is_some() || (self.has_overflowed && self.is_link_up()),
             _ => true,
         }
     }
@@ -183,6 +199,7 @@ impl World {
             Step::ClientReconnects => self.connect(),
             Step::LinkBreaks => self.break_link(),
             Step::LinkMends => self.mend_link(),
+            Step::WalkGoes => self.walk_on(),
             Step::ControlRestarts => {
                 self.break_link();
                 self.control.restart();
@@ -191,7 +208,7 @@ impl World {
                 if !self.inbox.is_empty() {
                     let lost = self.random.below(self.inbox.len());
                     self.inbox.remove(lost);
-                    self.announce_all();
+                    self.has_overflowed = true;
                 }
             }
             Step::Trim => self.control.trim(),
@@ -221,6 +238,7 @@ impl World {
         self.mend_link();
         self.fails_next_submit = false;
         let calm = [
+            Step::WalkGoes,
             Step::ControlTakes,
             Step::PageIsRead,
             Step::PageArrives,
@@ -253,7 +271,7 @@ impl World {
     }
 
     /// The first step that does something; time goes by only for a sign-in whose answer was lost.
-    fn next_of(&self, calm: [Step; 6]) -> Option<Step> {
+    fn next_of(&self, calm: [Step; 7]) -> Option<Step> {
         let is_waiting = self.sessions.get(self.key).is_some_and(|here| !here.session.is_online());
         calm.into_iter().find(|&step| self.is_possible(step)).or(is_waiting.then_some(Step::Time))
     }
@@ -344,30 +362,50 @@ impl World {
         self.client.receive(&bytes[..written]);
     }
 
+    fn is_link_up(&self) -> bool {
+        !self.link.is_multiple_of(2)
+    }
+
     fn break_link(&mut self) {
-        if std::mem::replace(&mut self.is_link_up, false) {
+        if self.is_link_up() {
             self.to_control.clear();
             self.control.lose_link();
-            self.on_all(|session, turn| session.handle_link_lost(turn));
+            self.change_link();
         }
     }
 
     fn mend_link(&mut self) {
-        if !std::mem::replace(&mut self.is_link_up, true) {
-            self.announce_all();
+        if !self.is_link_up() {
+            self.change_link();
         }
     }
 
-    fn announce_all(&mut self) {
-        if !self.is_link_up {
+    fn change_link(&mut self) {
+        self.link += 1;
+        self.walk = Some(Walk { next: 0, is_link_lost: true });
+    }
+
+    /// One step of the shard's walk: calls of the old link end, and the session is announced on the new one.
+    fn walk_on(&mut self) {
+        if self.walk.is_none() && self.is_link_up() && std::mem::take(&mut self.has_overflowed) {
+            self.walk = Some(Walk { next: 0, is_link_lost: false });
+        }
+        let Some(Walk { next, is_link_lost }) = self.walk else { return };
+        let is_done = next >= self.sessions.index_end();
+        self.walk = (!is_done).then_some(Walk { next: next + 1, is_link_lost });
+        let Some(key) = self.sessions.key_at(next) else { return };
+        let is_online = self.sessions.get(key).is_some_and(|conn| conn.session.is_online());
+        if is_online || is_link_lost {
+            self.on(key, |session, turn| session.handle_link_lost(turn));
+        }
+        if !self.is_link_up() {
             return;
         }
-        for key in self.keys() {
-            if let Some((caller, cursor)) =
-                self.sessions.get_mut(key).and_then(|conn| conn.session.announce())
-            {
-                self.to_control.push_back(Up::Announce { caller, cursor, peer: String::new() });
-            }
+        let link = self.link;
+        if let Some((caller, cursor)) =
+            self.sessions.get_mut(key).and_then(|conn| conn.session.announce(link))
+        {
+            self.to_control.push_back(Up::Announce { caller, cursor, peer: String::new() });
         }
     }
 
@@ -390,7 +428,7 @@ impl World {
         let Some(Connection { session, queue }) = self.sessions.get_mut(key) else { return };
         let (mut out, limits, now) = (Vec::new(), &self.limits, self.now);
         let counts = &mut self.counts;
-        let mut turn = Turn { key, now, unix_ms: 1, limits, queue, out: &mut out, counts };
+        let mut turn = Turn { key, now, unix_ms: 1, link: self.link, limits, queue, out: &mut out, counts };
         if let Err(reason) = call(session, &mut turn) {
             session.begin_close(reason, 0, &mut turn);
         }
@@ -416,7 +454,7 @@ impl World {
         for up in ups {
             let is_detach = matches!(up, Up::Detach { .. });
             let fails = !is_detach && std::mem::take(&mut self.fails_next_submit);
-            if self.is_link_up && !fails {
+            if self.is_link_up() && !fails {
                 self.to_control.push_back(up);
             } else {
                 self.on(key, |session, turn| session.handle_not_submitted(&up, turn));
