@@ -135,6 +135,8 @@ pub fn send_to_link() -> impl FnMut() {
     move || {
         connection.frame(black_box(&send));
         assert!(matches!(connection.out[..], [Action::Up(_)]));
+        // Ends the call: only so many may be under way.
+        connection.turn(|session, turn| session.handle_link_lost(turn)).expect("nothing to answer");
         connection.drain();
     }
 }

@@ -253,7 +253,11 @@ impl Session {
     /// # Errors
     /// The reason to close: a sign-in cannot wait, or the answer found no room.
     pub(crate) fn handle_not_submitted(&mut self, up: &Up, turn: &mut Turn<'_>) -> Result<(), CloseReason> {
-        let refusal = Refusal { code: code::BUSY, message: "busy".to_owned() };
+        let (code, message) = match turn.link.is_multiple_of(2) {
+            true => (code::UNAVAILABLE, "control is away"),
+            false => (code::BUSY, "busy"),
+        };
+        let refusal = Refusal { code, message: message.to_owned() };
         match (&mut self.state, up) {
             (State::Authenticating { .. }, Up::SignIn { .. }) => self.handle_sign_in_refused(&refusal, turn),
             (State::Online(online), Up::Send { tag, .. }) => online.send_done(tag, Err(&refusal), turn),

@@ -23,17 +23,30 @@ pub(super) struct Online {
     pub(super) syncing: Option<Box<Tag>>,
     rooms: RoomSet,
     known: Known,
+    /// Calls under way, up to [`CALLS_MAX`].
+    calls: u16,
 }
 
 /// Why a call is answered with a code instead of being passed on.
 struct Refused(i32, &'static str);
+
+/// SENDs and ACKs of one session that control has not answered. More than any client gains from; a flood of tiny calls would
+/// else fill control's queue, and their answers this session's.
+pub(super) const CALLS_MAX: u16 = 256;
 
 const AWAY: Refused = Refused(code::UNAVAILABLE, "control is away");
 
 impl Online {
     /// Attached on the link with this number.
     pub(super) fn new(caller: Caller, cursor: Cursor, link: u64) -> Self {
-        Self { caller, cursor, syncing: None, rooms: RoomSet::default(), known: Known::attached(link) }
+        Self {
+            caller,
+            cursor,
+            syncing: None,
+            rooms: RoomSet::default(),
+            known: Known::attached(link),
+            calls: 0,
+        }
     }
 
     /// One packet of the client; `body` is the packet as it came.
@@ -68,11 +81,12 @@ impl Online {
         } else if send.to.is_none() {
             Some(Refused(code::BAD_REQUEST, "to_user is 0"))
         } else {
-            refuse_content(send.content).or_else(|| self.refuse_unlinked(turn.link))
+            refuse_content(send.content).or_else(|| self.refuse_call(turn.link))
         };
         if let Some(refused) = refused {
             return refuse(packet, refused, turn);
         }
+        self.calls += 1;
         turn.out.push(Action::Up(Up::Send {
             caller: self.caller,
             tag: tag_of(packet),
@@ -101,9 +115,10 @@ impl Online {
 
     fn ack(&mut self, packet: &Packet<'_>, turn: &mut Turn<'_>) -> Result<(), CloseReason> {
         let ack = Ack::decode(packet.content).map_err(reason)?;
-        if let Some(refused) = self.refuse_unlinked(turn.link) {
+        if let Some(refused) = self.refuse_call(turn.link) {
             return refuse(packet, refused, turn);
         }
+        self.calls += 1;
         turn.out.push(Action::Up(Up::Ack { caller: self.caller, tag: tag_of(packet), seq: ack.seq }));
         Ok(())
     }
@@ -169,6 +184,7 @@ impl Online {
         result: Result<SendResult, &Refusal>,
         turn: &mut Turn<'_>,
     ) -> Result<(), CloseReason> {
+        self.calls = self.calls.saturating_sub(1);
         let result = result.map(|result| body::SendResult {
             message_id: result.message_id,
             seq: result.seq,
@@ -184,6 +200,7 @@ impl Online {
         result: Result<Seq, &Refusal>,
         turn: &mut Turn<'_>,
     ) -> Result<(), CloseReason> {
+        self.calls = self.calls.saturating_sub(1);
         answer_call(Command::Ack, tag, result.map(|seq| Ack { seq }), turn)
     }
 
@@ -229,6 +246,7 @@ impl Online {
 
     /// Calls under way will not be answered. What was missed meanwhile, the answer to the announcement tells.
     pub(super) fn lose_link(&mut self, turn: &mut Turn<'_>) -> Result<(), CloseReason> {
+        self.calls = 0;
         self.end_sync(turn)
     }
 
@@ -251,6 +269,7 @@ impl Online {
         }
         self.caller.attach = attach;
         self.known = Known::attached(turn.link);
+        self.calls = 0;
         self.end_sync(turn)?;
         self.cursor.announced(latest).map_err(|_| CloseReason::Stale)?;
         self.tell_if_short(turn);
@@ -292,9 +311,15 @@ impl Online {
         }
     }
 
-    /// Control takes calls of a session only after it was attached or announced on the link that is up.
-    fn refuse_unlinked(&self, link: u64) -> Option<Refused> {
-        (!self.known.is_on(link)).then_some(AWAY)
+    /// Control takes calls of a session only after it was attached or announced on the link that is up, and so many at a time.
+    fn refuse_call(&self, link: u64) -> Option<Refused> {
+        if !self.known.is_on(link) {
+            Some(AWAY)
+        } else if self.calls >= CALLS_MAX {
+            Some(Refused(code::BUSY, "too many calls under way"))
+        } else {
+            None
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use gimbal_codec::{
 };
 use gimbal_rpc::link::{self, Page, Refusal, SendResult, SignalTarget, Tag, Up};
 
+use super::online::CALLS_MAX;
 use super::{Action, Counter, Counts, Deliver, Limits, Moment, Session, Turn};
 use crate::send_queue::SendQueue;
 
@@ -264,6 +265,26 @@ fn a_send_goes_up_or_is_refused_with_its_reason() {
     assert_eq!(fixture.replied(), code::BUSY);
     fixture.call(|session, turn| session.handle_send_done(Attach::new(8), sent, Ok(result), turn)).unwrap();
     assert!(fixture.queue.is_empty(), "an answer for an older attachment is dropped");
+}
+
+#[test]
+fn only_so_many_calls_are_under_way_until_control_answers_or_is_lost() {
+    let mut fixture = Fixture::online(None);
+    let flood = |fixture: &mut Fixture| {
+        while fixture.queue.is_empty() {
+            fixture.send(18, &()).unwrap();
+        }
+        assert_eq!(fixture.replied(), code::BUSY);
+        std::mem::take(&mut fixture.actions).len()
+    };
+    assert_eq!(flood(&mut fixture), usize::from(CALLS_MAX));
+    fixture.call(|session, turn| session.handle_ack_done(ATTACH, &tag(), Ok(Seq::new(1)), turn)).unwrap();
+    let up = Up::Ack { caller: fixture.session.caller().unwrap(), tag: tag(), seq: Seq::new(1) };
+    fixture.call(|session, turn| session.handle_not_submitted(&up, turn)).unwrap();
+    assert_eq!(fixture.received().len(), 2);
+    assert_eq!(flood(&mut fixture), 2);
+    fixture.call(|session, turn| session.handle_link_lost(turn)).unwrap();
+    assert_eq!(flood(&mut fixture), usize::from(CALLS_MAX));
 }
 
 #[test]
