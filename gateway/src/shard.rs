@@ -22,7 +22,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gimbal_codec::{RoomId, SessionKey, ShardId};
+use gimbal_codec::{SessionKey, ShardId};
 use gimbal_rpc::link::{Up, Uplink};
 use glommio::LocalExecutor;
 
@@ -35,7 +35,7 @@ pub(crate) use inbox::Inbox;
 pub(crate) use peers::Peers;
 
 use conn::Conn;
-use rooms::Rooms;
+use rooms::{Interest, Rooms};
 use sessions::Sessions;
 use timers::Timers;
 use users::Users;
@@ -52,6 +52,15 @@ const ITEMS_PER_TURN: usize = 1024;
 
 /// Sends started in one turn: about two milliseconds of copying into sockets.
 const SENDS_PER_TURN: usize = 1024;
+
+/// Items handed to the link at once. A larger batch would be refused as a whole where a part of it has room.
+const SLICE_ITEMS: usize = 1024;
+
+/// Rooms whose members are told to control in one turn.
+const INTEREST_PER_TURN: usize = SLICE_ITEMS;
+
+/// So many rooms with changed counts are reported before their time: nobody can make the list grow.
+const CHANGED_ROOMS_MAX: usize = 1024;
 
 /// Deadlines handled in one turn.
 const TIMEOUTS_PER_TURN: usize = 1024;
@@ -135,12 +144,16 @@ pub(crate) struct Shard {
     dirty: VecDeque<SessionKey>,
     /// For control, until the end of the turn.
     up: Vec<Up>,
+    /// Of these, what the link refused in the last turn.
+    kept_count: usize,
+    /// The link refused something in the last turn.
+    is_link_full: bool,
     /// What a session asked for, until it is done.
     actions: Vec<Action>,
     /// Reused lists.
     keys: Vec<SessionKey>,
     due: Vec<u32>,
-    interest: Vec<(RoomId, u32)>,
+    interest: Vec<Interest>,
     room_counts_at: Moment,
     queue_bytes: usize,
     online_count: u64,
@@ -181,6 +194,8 @@ impl Shard {
             walks: Walks::new(setup.push_per_second, setup.shard_count),
             dirty: VecDeque::new(),
             up: Vec::new(),
+            kept_count: 0,
+            is_link_full: false,
             actions: Vec::new(),
             keys: Vec::new(),
             due: Vec::new(),
@@ -255,6 +270,7 @@ impl Shard {
         !self.dirty.is_empty()
             || !self.inbox.is_empty()
             || self.walks.is_busy()
+            || (self.rooms.has_urgent() && !self.is_link_full)
             || self.due.len() == TIMEOUTS_PER_TURN
             || self.ring.has_completions()
     }
@@ -287,26 +303,23 @@ impl Shard {
         self.due = due;
     }
 
-    /// Tells control who is in which room: at once when a room becomes or ceases to be empty here, else once a second.
-    fn report_rooms(&mut self) {
-        if self.link_seen.is_multiple_of(2) {
-            return;
-        }
-        self.rooms.take_urgent(&mut self.interest);
-        if self.room_counts_at <= self.now {
-            self.room_counts_at = self.now.plus_ms(ROOM_COUNTS_MS);
-            self.rooms.take_counts(&mut self.interest);
-        }
-        self.push_interest();
+    fn is_link_up(&self) -> bool {
+        !self.link_seen.is_multiple_of(2)
     }
 
-    fn push_interest(&mut self) {
-        let shard = self.id;
-        self.up.extend(self.interest.drain(..).map(|(room, members)| Up::RoomInterest {
-            room,
-            shard,
-            members,
-        }));
+    /// Tells control who is in which room: at once when a room becomes or ceases to be empty here, else once a second.
+    fn report_rooms(&mut self) {
+        if !self.is_link_up() {
+            self.rooms.drop_changes();
+            return;
+        }
+        self.rooms.take_urgent(INTEREST_PER_TURN, &mut self.interest);
+        if self.room_counts_at <= self.now || self.rooms.changed_count() > CHANGED_ROOMS_MAX {
+            self.rooms.take_counts(INTEREST_PER_TURN, &mut self.interest);
+            if self.rooms.changed_count() == 0 {
+                self.room_counts_at = self.now.plus_ms(ROOM_COUNTS_MS);
+            }
+        }
     }
 
     fn publish(&self) {

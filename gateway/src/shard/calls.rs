@@ -3,7 +3,8 @@
 use gimbal_codec::{Advice, CloseReason, SessionKey};
 use gimbal_rpc::link::{Signal, SignalTarget, Up};
 
-use super::Shard;
+use super::rooms::Interest;
+use super::{SLICE_ITEMS, Shard};
 use crate::fanout::{Offered, offer};
 use crate::metrics::{Drop, Total};
 use crate::session::{Action, Counter, Session, Turn, signal_frame};
@@ -173,35 +174,83 @@ impl Shard {
         offered
     }
 
-    /// Hands the turn's items to the link.
+    /// Hands the turn's items to the link, in slices of which each is taken or refused as a whole. After one that is refused
+    /// no other is tried, so that what is kept stays in order.
     pub(super) fn submit(&mut self) {
         if self.walks.take_ring_peers() {
             self.peers.ring_all();
         }
-        if self.up.is_empty() {
+        self.is_link_full = false;
+        let mut refused = Vec::new();
+        if self.up.len() <= SLICE_ITEMS {
+            let mut items = std::mem::take(&mut self.up);
+            if !items.is_empty() && !self.hand_over(&mut items) {
+                refused = items;
+            } else {
+                self.up = items;
+            }
+        } else {
+            let mut items = std::mem::take(&mut self.up).into_iter();
+            let mut slice: Vec<Up> = items.by_ref().take(SLICE_ITEMS).collect();
+            while !slice.is_empty() && self.hand_over(&mut slice) {
+                slice.extend(items.by_ref().take(SLICE_ITEMS));
+            }
+            refused.extend(slice.into_iter().chain(items));
+        }
+        self.refuse_up(refused);
+        self.submit_interest();
+        self.kept_count = self.up.len();
+    }
+
+    /// `false`: refused. What is meant for one link never travels on the next, which knows nothing of these sessions yet.
+    fn hand_over(&mut self, items: &mut Vec<Up>) -> bool {
+        let count = items.len() as u64;
+        let is_current = self.is_link_up() && self.peers.orders().link() == self.link_seen;
+        let is_taken = is_current && self.uplink.submit(self.id, items).is_ok();
+        let (total, by) = if is_taken { (Total::UpItems, count) } else { (Total::UpFull, 1) };
+        self.metrics.add(total, by);
+        self.is_link_full |= !is_taken;
+        is_taken
+    }
+
+    /// The counts of rooms go by themselves and last: what is refused is reported again as it is then.
+    fn submit_interest(&mut self) {
+        if self.interest.is_empty() {
             return;
         }
-        let count = self.up.len() as u64;
-        match self.uplink.submit(self.id, &mut self.up) {
-            Ok(()) => self.metrics.add(Total::UpItems, count),
-            Err(_) => {
-                self.metrics.add(Total::UpFull, 1);
-                self.refuse_up();
+        let shard = self.id;
+        let items = self.interest.iter().map(|&Interest { room, members, .. }| Up::RoomInterest {
+            room,
+            shard,
+            members,
+        });
+        let mut items = items.collect();
+        let is_taken = !self.is_link_full && self.hand_over(&mut items);
+        for interest in self.interest.drain(..) {
+            if !is_taken {
+                self.rooms.unreport(interest);
             }
         }
     }
 
-    /// The link is full or down: calls are refused to their clients, signals dropped; what control must learn is kept for
-    /// the next turn, at most a few items for each session and room.
-    fn refuse_up(&mut self) {
-        for up in std::mem::take(&mut self.up) {
+    /// The link is full or down: calls are refused to their clients, signals dropped. What a link that is full must learn
+    /// is kept for the next turn, at most a few items for each session; one that is down will be told all anew.
+    fn refuse_up(&mut self, refused: Vec<Up>) {
+        let is_kept = |up: &Up| matches!(up, Up::Detach { .. } | Up::Announce { .. });
+        let (kept, refused): (Vec<_>, Vec<_>) = refused.into_iter().partition(is_kept);
+        if self.is_link_up() {
+            // Before the refusals, which may end sessions that are announced here.
+            self.up.extend(kept);
+        } else {
+            self.metrics.dropped(Drop::LinkFull, kept.len() as u64);
+        }
+        for up in refused {
             match &up {
-                Up::Detach { .. } | Up::RoomInterest { .. } | Up::Announce { .. } => self.up.push(up),
-                Up::Signal(_) => self.metrics.dropped(Drop::LinkFull, 1),
                 Up::SignIn { session, .. } => self.refuse_call(*session, &up),
                 Up::Send { caller, .. } | Up::Sync { caller, .. } | Up::Ack { caller, .. } => {
                     self.refuse_call(caller.session, &up);
                 }
+                _ => self.metrics.dropped(Drop::LinkFull, 1),
             }
         }
     }

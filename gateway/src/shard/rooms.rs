@@ -1,6 +1,8 @@
 //! Who of this shard is in which room. Members lie densely, for the fan-out; joining and leaving are O(1) in the members
 //! of the room and walk the few rooms of the session. 24 bytes a membership.
 
+use std::collections::VecDeque;
+
 use gimbal_codec::{RoomId, SessionKey};
 use hashbrown::HashMap;
 
@@ -19,6 +21,16 @@ struct Room {
     is_urgent: bool,
     /// On the list of rooms whose count changed.
     is_dirty: bool,
+}
+
+/// What control is to be told of a room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Interest {
+    pub(crate) room: RoomId,
+    /// Members on this shard now.
+    pub(crate) members: u32,
+    /// What control was told before; 0: nothing.
+    pub(crate) before: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +52,8 @@ pub(crate) struct Rooms {
     first_free: u32,
     /// First membership of each session, by slot index.
     firsts: Vec<u32>,
-    urgent: Vec<u32>,
-    dirty: Vec<u32>,
+    urgent: VecDeque<u32>,
+    dirty: VecDeque<u32>,
     member_count: u32,
 }
 
@@ -54,8 +66,8 @@ impl Default for Rooms {
             memberships: Vec::new(),
             first_free: NONE,
             firsts: Vec::new(),
-            urgent: Vec::new(),
-            dirty: Vec::new(),
+            urgent: VecDeque::new(),
+            dirty: VecDeque::new(),
             member_count: 0,
         }
     }
@@ -136,39 +148,73 @@ impl Rooms {
         self.by_id.len()
     }
 
-    /// Moves to `out` the rooms that became or ceased to be empty since they were last reported, with their members now.
-    /// For every turn while the link is up.
-    pub(crate) fn take_urgent(&mut self, out: &mut Vec<(RoomId, u32)>) {
-        for index in std::mem::take(&mut self.urgent) {
+    /// Moves to `out` up to `count_max` rooms that became or ceased to be empty since they were last reported, with their
+    /// members now. For every turn while the link is up.
+    pub(crate) fn take_urgent(&mut self, count_max: usize, out: &mut Vec<Interest>) {
+        for _ in 0..count_max {
+            let Some(index) = self.urgent.pop_front() else { return };
             self.rooms[index as usize].is_urgent = false;
             self.report(index, out);
         }
     }
 
-    /// Moves to `out` the other rooms whose members changed in number since they were last reported. For once a second.
-    pub(crate) fn take_counts(&mut self, out: &mut Vec<(RoomId, u32)>) {
-        for index in std::mem::take(&mut self.dirty) {
+    /// Rooms wait for [`Self::take_urgent`].
+    pub(crate) fn has_urgent(&self) -> bool {
+        !self.urgent.is_empty()
+    }
+
+    /// Moves to `out` up to `count_max` other rooms whose members changed in number since they were last reported. For once
+    /// a second.
+    pub(crate) fn take_counts(&mut self, count_max: usize, out: &mut Vec<Interest>) {
+        for _ in 0..count_max {
+            let Some(index) = self.dirty.pop_front() else { return };
             self.rooms[index as usize].is_dirty = false;
             self.report(index, out);
         }
     }
 
-    /// Adds to `out` every room with members: for a control that knows nothing of this gateway.
-    pub(crate) fn report_all(&mut self, out: &mut Vec<(RoomId, u32)>) {
-        for room in &mut self.rooms {
-            room.reported = 0;
-        }
+    /// Rooms that wait for [`Self::take_counts`].
+    pub(crate) fn changed_count(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// Control did not get this report: the room waits for the next one. What control knows is what it was told before, so
+    /// rooms that come and go meanwhile leave nothing behind.
+    pub(crate) fn unreport(&mut self, Interest { room, before, .. }: Interest) {
+        let index = self.room_index(room);
+        self.rooms[index as usize].reported = before;
+        self.note_change(index);
+    }
+
+    /// Control knows of no room of this shard: all that have members are to be reported.
+    pub(crate) fn forget_reports(&mut self) {
+        self.drop_changes();
         for index in 0..to_u32(self.rooms.len()) {
-            self.report(index, out);
+            let room = &mut self.rooms[index as usize];
+            room.reported = 0;
+            if room.members.is_empty() {
+                self.forget_if_unused(index);
+            } else {
+                self.note_change(index);
+            }
         }
     }
 
-    fn report(&mut self, index: u32, out: &mut Vec<(RoomId, u32)>) {
+    /// For every turn while there is nobody to report to, after [`Self::forget_reports`].
+    pub(crate) fn drop_changes(&mut self) {
+        for index in std::mem::take(&mut self.urgent).into_iter().chain(std::mem::take(&mut self.dirty)) {
+            let room = &mut self.rooms[index as usize];
+            (room.is_urgent, room.is_dirty) = (false, false);
+            self.forget_if_unused(index);
+        }
+    }
+
+    fn report(&mut self, index: u32, out: &mut Vec<Interest>) {
         let room = &mut self.rooms[index as usize];
         let members = to_u32(room.members.len());
         if members != room.reported {
-            room.reported = members;
-            out.push((room.id, members));
+            let before = std::mem::replace(&mut room.reported, members);
+            out.push(Interest { room: room.id, members, before });
         }
         self.forget_if_unused(index);
     }
@@ -247,10 +293,10 @@ impl Rooms {
         let room = &mut self.rooms[index as usize];
         if room.members.is_empty() != (room.reported == 0) {
             if !std::mem::replace(&mut room.is_urgent, true) {
-                self.urgent.push(index);
+                self.urgent.push_back(index);
             }
         } else if !std::mem::replace(&mut room.is_dirty, true) {
-            self.dirty.push(index);
+            self.dirty.push_back(index);
         }
     }
 }
@@ -272,53 +318,89 @@ mod tests {
         SessionKey::new(ShardId(0), index, 7)
     }
 
+    /// All reports that are due.
+    fn reports(rooms: &mut Rooms) -> Vec<Interest> {
+        let mut out = Vec::new();
+        rooms.take_urgent(usize::MAX, &mut out);
+        rooms.take_counts(usize::MAX, &mut out);
+        out
+    }
+
+    fn interest(room: u64, members: u32, before: u32) -> Interest {
+        Interest { room: RoomId::new(room), members, before }
+    }
+
     #[test]
     fn first_and_last_member_are_urgent_and_what_cancels_out_is_silent() {
         let (mut rooms, mut out) = (Rooms::default(), Vec::new());
         let room = RoomId::new(9);
         assert!(rooms.join(key(1), room) && !rooms.join(key(1), room));
         rooms.leave(key(1), room);
-        rooms.take_urgent(&mut out);
-        rooms.take_counts(&mut out);
-        assert_eq!((out.as_slice(), rooms.room_count()), ([].as_slice(), 0));
+        assert_eq!((reports(&mut rooms), rooms.room_count()), (Vec::new(), 0));
 
         rooms.join(key(1), room);
-        rooms.take_urgent(&mut out);
+        rooms.take_urgent(1, &mut out);
         rooms.join(key(2), room);
-        rooms.take_urgent(&mut out);
-        assert_eq!(out, [(room, 1)]);
-        rooms.take_counts(&mut out);
+        rooms.take_urgent(1, &mut out);
+        assert_eq!(out, [interest(9, 1, 0)]);
+        rooms.take_counts(1, &mut out);
         rooms.leave_all(key(1));
         rooms.leave_all(key(2));
-        rooms.take_urgent(&mut out);
-        assert_eq!(out, [(room, 1), (room, 2), (room, 0)]);
-        rooms.take_counts(&mut out);
-        assert_eq!((out.len(), rooms.room_count()), (3, 0));
+        rooms.take_urgent(1, &mut out);
+        assert_eq!(out, [interest(9, 1, 0), interest(9, 2, 1), interest(9, 0, 2)]);
+        assert_eq!((reports(&mut rooms), rooms.room_count()), (Vec::new(), 0));
     }
 
     #[test]
-    fn a_new_control_is_told_every_room_with_members() {
-        let (mut rooms, mut out) = (Rooms::default(), Vec::new());
+    fn a_new_control_is_told_every_room_with_members_at_a_bounded_pace() {
+        let mut rooms = Rooms::default();
         for n in 1..=3 {
             rooms.join(key(n), RoomId::new(u64::from(n)));
         }
-        rooms.take_urgent(&mut out);
+        reports(&mut rooms);
         rooms.leave_all(key(2));
-        out.clear();
-        rooms.report_all(&mut out);
-        out.sort_unstable();
-        assert_eq!(out, [(RoomId::new(1), 1), (RoomId::new(3), 1)]);
-        out.clear();
-        rooms.take_urgent(&mut out);
-        rooms.take_counts(&mut out);
-        assert_eq!((out.len(), rooms.room_count()), (0, 2));
+        rooms.forget_reports();
+        let mut out = Vec::new();
+        rooms.take_urgent(1, &mut out);
+        assert!(rooms.has_urgent());
+        out.extend(reports(&mut rooms));
+        assert_eq!(out, [interest(1, 1, 0), interest(3, 1, 0)]);
+        assert_eq!((reports(&mut rooms), rooms.room_count()), (Vec::new(), 2));
+    }
+
+    #[test]
+    fn rooms_that_come_and_go_unreported_leave_nothing_behind() {
+        let mut rooms = Rooms::default();
+        rooms.join(key(1), RoomId::new(1));
+        assert_eq!(reports(&mut rooms), [interest(1, 1, 0)]);
+        for (is_link_up, range) in [(false, 2..1000), (true, 1000..2000)] {
+            if !is_link_up {
+                rooms.forget_reports();
+            }
+            for room in range {
+                rooms.join(key(2), RoomId::new(room));
+                match is_link_up {
+                    true => reports(&mut rooms).into_iter().for_each(|refused| rooms.unreport(refused)),
+                    false => rooms.drop_changes(),
+                }
+                rooms.leave_all(key(2));
+                match is_link_up {
+                    true => reports(&mut rooms).into_iter().for_each(|refused| rooms.unreport(refused)),
+                    false => rooms.drop_changes(),
+                }
+                assert!(rooms.room_count() <= 2 && rooms.urgent.len() + rooms.dirty.len() <= 2);
+            }
+            assert!(rooms.rooms.len() <= 3, "tables are used again");
+        }
+        rooms.forget_reports();
+        assert_eq!(reports(&mut rooms), [interest(1, 1, 0)]);
     }
 
     proptest! {
         /// Against sets: members agree, and control's picture agrees after every report.
         #[test]
         fn rooms_agree_with_plain_sets(
-            steps in prop::collection::vec((0u32..12, 1u64..6, 0u8..8), 1..300),
+            steps in prop::collection::vec((0u32..12, 1u64..6, 0u8..10), 1..300),
         ) {
             let mut rooms = Rooms::default();
             let mut model: BTreeMap<u64, BTreeSet<SessionKey>> = BTreeMap::new();
@@ -335,10 +417,16 @@ mod tests {
                         rooms.leave_all(member);
                         model.values_mut().for_each(|members| { members.remove(&member); });
                     }
-                    6 => rooms.take_urgent(&mut out),
-                    _ => rooms.take_counts(&mut out),
+                    6 => rooms.take_urgent(2, &mut out),
+                    7 => rooms.take_counts(2, &mut out),
+                    8 => {
+                        rooms.forget_reports();
+                        told.clear();
+                    }
+                    _ => reports(&mut rooms).into_iter().for_each(|refused| rooms.unreport(refused)),
                 }
-                for (id, members) in out {
+                for Interest { room: id, members, before } in out {
+                    prop_assert_eq!(before, told.get(&id.get()).copied().unwrap_or(0));
                     prop_assert_eq!(members as usize, model.get(&id.get()).map_or(0, BTreeSet::len));
                     told.insert(id.get(), members);
                 }
@@ -348,10 +436,7 @@ mod tests {
                     prop_assert_eq!(rooms.members(RoomId::new(*room)).len(), members.len());
                 }
             }
-            let mut out = Vec::new();
-            rooms.take_urgent(&mut out);
-            rooms.take_counts(&mut out);
-            told.extend(out.into_iter().map(|(id, members)| (id.get(), members)));
+            told.extend(reports(&mut rooms).into_iter().map(|report| (report.room.get(), report.members)));
             for (room, members) in &model {
                 prop_assert_eq!(told.get(room).copied().unwrap_or(0) as usize, members.len());
             }

@@ -144,14 +144,12 @@ impl Shard {
         }
     }
 
+    /// What was kept for the old link is announced anew on the new one, and control has forgotten what was to be ended.
     fn take_link_change(&mut self, is_up: bool) {
         self.walks.announce = Some(Announce { next: 0, is_link_lost: true, is_link_up: is_up });
-        if is_up {
-            // What was kept for the old link, but for ends, is announced anew.
-            self.up.retain(|up| matches!(up, Up::Detach { .. }));
-            self.rooms.report_all(&mut self.interest);
-            self.push_interest();
-        }
+        self.up.clear();
+        self.kept_count = 0;
+        self.rooms.forget_reports();
     }
 
     /// One slice of each walk.
@@ -163,7 +161,7 @@ impl Shard {
     }
 
     fn walk_announce(&mut self) {
-        let is_link_up = self.link_seen % 2 == 1;
+        let is_link_up = self.is_link_up();
         let walks = &mut self.walks;
         if walks.has_overflowed && walks.announce.is_none() && walks.overflow_at <= self.now && is_link_up {
             walks.has_overflowed = false;
@@ -172,7 +170,7 @@ impl Shard {
         }
         let Some(announce) = self.walks.announce else { return };
         // Announcements wait while the link has no room for those before them.
-        if announce.is_link_up && self.up.len() >= SLOTS_PER_TURN as usize {
+        if announce.is_link_up && self.kept_count >= SLOTS_PER_TURN as usize {
             return;
         }
         let end = self.conns.index_end().min(announce.next.saturating_add(SLOTS_PER_TURN));

@@ -279,6 +279,7 @@ impl Uplink for Brain {
         if self.is_full.load(Ordering::Relaxed) {
             return Err(LinkFull);
         }
+        assert!(items.len() <= 1024, "a batch so large finds room as a whole or not at all");
         let mut inner = self.inner.lock().unwrap();
         let mut out = Vec::new();
         for up in items.drain(..) {
