@@ -171,7 +171,9 @@ pub fn to_members(frames: usize) -> impl FnMut() {
     let one = frame(Command::Message, "", 0, &message);
     let mut bursts = Bursts::default();
     move || {
-        (0..frames).for_each(|_| bursts.add(RoomId::new(1), one.clone()));
+        for _ in 0..frames {
+            bursts.add(RoomId::new(1), one.clone());
+        }
         for burst in bursts.drain() {
             let bytes = burst.join();
             for member in &mut members {

@@ -46,6 +46,11 @@ pub struct Config {
     pub socket_send_bytes: ByteSize,
     /// Rooms of one session. Default 64; 1 to 4,096.
     pub rooms_per_session_max: u16,
+    /// SIGNALs of one session per second. Default 50; 0 to 1,000,000, 0: unlimited. Each may go to all members of a room, so
+    /// without a bound one client could keep a shard busy. Beyond it they are refused with 11003.
+    pub signals_per_second: u32,
+    /// SIGNALs of one session at once. Default 100; 1 to 1,000.
+    pub signals_burst: u32,
     /// Items that wait for one shard. Default 65,536; 64 to 16,777,216. When it is full items are dropped and the shard
     /// announces its sessions again.
     pub inbox_items_max: u32,
@@ -71,6 +76,8 @@ impl Default for Config {
             queue_bytes_max: ByteSize::kib(128),
             socket_send_bytes: ByteSize::kib(64),
             rooms_per_session_max: 64,
+            signals_per_second: 50,
+            signals_burst: 100,
             inbox_items_max: 65_536,
             inbox_bytes_max: ByteSize::mib(64),
             push_per_second: 100_000,
@@ -95,6 +102,8 @@ impl Config {
         number("connections_max", self.connections_max.into(), 1, 16_000_000)?;
         number("backlog", self.backlog.into(), 1, 1 << 20)?;
         number("rooms_per_session_max", self.rooms_per_session_max.into(), 1, 4096)?;
+        number("signals_per_second", self.signals_per_second.into(), 0, 1_000_000)?;
+        number("signals_burst", self.signals_burst.into(), 1, 1000)?;
         number("inbox_items_max", self.inbox_items_max.into(), 64, 1 << 24)?;
         number("push_per_second", self.push_per_second.into(), 1, u32::MAX.into())?;
         duration("sign_in_deadline", self.sign_in_deadline, MS, HOUR)?;

@@ -28,17 +28,19 @@ pub(crate) struct Burst {
 }
 
 impl Bursts {
-    /// Adds one whole frame.
-    pub(crate) fn add(&mut self, room: RoomId, frame: Bytes) {
+    /// Adds one whole frame; `true` when it begins a new burst, which is offered to all members once more.
+    pub(crate) fn add(&mut self, room: RoomId, frame: Bytes) -> bool {
         let newest = self.newest.get(&room).map(|&index| &mut self.bursts[index]);
         match newest {
             Some(burst) if burst.bytes + frame.len() <= BURST_BYTES_MAX => {
                 burst.bytes += frame.len();
                 burst.frames.push(frame);
+                false
             }
             _ => {
                 self.newest.insert(room, self.bursts.len());
                 self.bursts.push(Burst { room, bytes: frame.len(), frames: vec![frame] });
+                true
             }
         }
     }
@@ -110,11 +112,11 @@ mod tests {
     fn frames_of_a_room_are_joined_in_order_and_bounded() {
         let mut bursts = Bursts::default();
         let big = Bytes::from(vec![7; BURST_BYTES_MAX - 1]);
-        for (room, frame) in [(1, "a"), (2, "x"), (1, "b")] {
-            bursts.add(RoomId::new(room), Bytes::from_static(frame.as_bytes()));
+        for (room, frame, is_new) in [(1, "a", true), (2, "x", true), (1, "b", false)] {
+            assert_eq!(bursts.add(RoomId::new(room), Bytes::from_static(frame.as_bytes())), is_new);
         }
-        bursts.add(RoomId::new(1), big.clone());
-        bursts.add(RoomId::new(1), Bytes::from_static(b"c"));
+        assert!(bursts.add(RoomId::new(1), big.clone()));
+        assert!(!bursts.add(RoomId::new(1), Bytes::from_static(b"c")));
         assert!(!bursts.is_empty());
         let given: Vec<_> =
             bursts.drain().map(|burst| (burst.room.get(), burst.frame_count(), burst.join())).collect();

@@ -67,6 +67,7 @@ metrics! {
     Drop:
     RoomShed = "room_frame_shed", "A slow reader was not given a room frame";
     SignalShed = "signal_shed", "A slow reader was not given a signal";
+    SignalOverWork = "signal_over_work", "A signal in a turn that had given too many already";
     AllShed = "push_to_all_shed", "A slow reader was not given a push to all";
     AllOverlap = "push_to_all_overlap", "Too many pushes to all were under way";
     InboxFull = "inbox_full", "An item from another thread found no room";

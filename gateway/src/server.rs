@@ -16,7 +16,7 @@ use crate::error::StartError;
 use crate::link::{RemoteConfig, RemoteControl};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::ring::{Doorbell, os, setup};
-use crate::session::Limits;
+use crate::session::{Limits, Pace};
 use crate::shard::{Clock, Inbox, Peers, Setup, Shard};
 use crate::transport::tcp::{ListenOptions, listen};
 
@@ -297,6 +297,7 @@ fn session_limits(config: &Config) -> Limits {
         linger_ms: ms(config.linger_deadline),
         queue_bytes_max: config.queue_bytes_max.as_u64() as usize,
         rooms_max: config.rooms_per_session_max.into(),
+        signals: Pace::new(config.signals_per_second, config.signals_burst),
     }
 }
 

@@ -16,6 +16,7 @@ mod limits;
 mod link;
 mod moment;
 mod online;
+mod pace;
 mod rooms;
 
 #[cfg(test)]
@@ -39,6 +40,7 @@ pub(crate) use counts::{Counter, Counts};
 pub(crate) use deliver::{Deliver, signal_frame};
 pub(crate) use limits::Limits;
 pub(crate) use moment::Moment;
+pub(crate) use pace::Pace;
 
 /// What a session is lent for one call.
 #[derive(Debug)]
@@ -198,7 +200,7 @@ impl Session {
         };
         let caller = Caller { session: turn.key, attach, user: claim.user, device: claim.device };
         let cursor = Cursor::new(claim.cursor, latest);
-        self.state = State::Online(Online::new(caller, cursor, claim.link));
+        self.state = State::Online(Online::new(caller, cursor, claim.link, turn.now));
         self.deadline = turn.now.plus_ms(turn.limits.idle_ms);
         turn.out.push(Action::Online { user: caller.user });
         turn.answer(answer)?;

@@ -53,6 +53,9 @@ const ITEMS_PER_TURN: usize = 1024;
 /// Sends started in one turn: about two milliseconds of copying into sockets.
 const SENDS_PER_TURN: usize = 1024;
 
+/// Frames taken and offers made in one turn, some milliseconds of work: whoever causes more than that waits, others do not.
+const WORK_PER_TURN: usize = 65_536;
+
 /// Items handed to the link at once. A larger batch would be refused as a whole where a part of it has room.
 const SLICE_ITEMS: usize = 1024;
 
@@ -155,6 +158,8 @@ pub(crate) struct Shard {
     due: Vec<u32>,
     interest: Vec<Interest>,
     room_counts_at: Moment,
+    /// Frames taken and offers made in this turn.
+    work: usize,
     queue_bytes: usize,
     online_count: u64,
     is_tick: bool,
@@ -201,6 +206,7 @@ impl Shard {
             due: Vec::new(),
             interest: Vec::new(),
             room_counts_at: now,
+            work: 0,
             queue_bytes: 0,
             online_count: 0,
             is_tick: true,
@@ -236,6 +242,7 @@ impl Shard {
     fn turn(&mut self) -> bool {
         self.now = self.clock.read();
         self.unix_ms = self.clock.unix_ms(self.now);
+        self.work = 0;
         self.take_orders();
         self.take_completions();
         self.take_items();
@@ -273,6 +280,10 @@ impl Shard {
             || (self.rooms.has_urgent() && !self.is_link_full)
             || self.due.len() == TIMEOUTS_PER_TURN
             || self.ring.has_completions()
+    }
+
+    fn is_work_done(&self) -> bool {
+        self.work >= WORK_PER_TURN
     }
 
     fn has_new_orders(&self) -> bool {

@@ -29,10 +29,12 @@ pub(crate) enum Counter {
     MessageFromClient,
     /// A close frame found no room even in the reserve.
     CloseFrameDropped,
+    /// A client signals more often than it may.
+    SignalOverRate,
 }
 
 impl Counter {
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 10] = [
         (Self::Delivered, "delivered"),
         (Self::DeliverRepeated, "deliver_repeated"),
         (Self::DeliverHeld, "deliver_held"),
@@ -42,6 +44,7 @@ impl Counter {
         (Self::StaleItem, "stale_item"),
         (Self::MessageFromClient, "message_from_client"),
         (Self::CloseFrameDropped, "close_frame_dropped"),
+        (Self::SignalOverRate, "signal_over_rate"),
     ];
 }
 

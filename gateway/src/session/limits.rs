@@ -1,5 +1,7 @@
 //! Bounds and deadlines of a session.
 
+use super::Pace;
+
 /// What configuration decides about sessions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Limits {
@@ -18,6 +20,8 @@ pub(crate) struct Limits {
     pub(crate) queue_bytes_max: usize,
     /// Rooms of one session, beside gim's one.
     pub(crate) rooms_max: usize,
+    /// Signals of one session: each may reach all members of a room.
+    pub(crate) signals: Pace,
 }
 
 impl Default for Limits {
@@ -25,11 +29,12 @@ impl Default for Limits {
         Self {
             sign_in_ms: 10_000,
             idle_ms: 11 * 60_000,
-            write_ms: 20_000,
+            write_ms: 10_000,
             flush_ms: 5_000,
             linger_ms: 2_000,
             queue_bytes_max: 128 * 1024,
             rooms_max: 64,
+            signals: Pace::new(50, 100),
         }
     }
 }

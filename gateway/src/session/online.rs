@@ -11,8 +11,9 @@ use gimbal_rpc::link::{Caller, Page, Refusal, SendResult, Signal, SignalTarget, 
 use super::cursor::Cursor;
 use super::frames::page_body;
 use super::link::Known;
+use super::pace::Used;
 use super::rooms::{RoomSet, TooManyRooms};
-use super::{Action, Counter, Turn};
+use super::{Action, Counter, Moment, Turn};
 
 /// State of a session between sign-in and close.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub(super) struct Online {
     pub(super) syncing: Option<Box<Tag>>,
     rooms: RoomSet,
     known: Known,
+    signals: Used,
     /// Calls under way, up to [`CALLS_MAX`].
     calls: u16,
 }
@@ -38,13 +40,14 @@ const AWAY: Refused = Refused(code::UNAVAILABLE, "control is away");
 
 impl Online {
     /// Attached on the link with this number.
-    pub(super) fn new(caller: Caller, cursor: Cursor, link: u64) -> Self {
+    pub(super) fn new(caller: Caller, cursor: Cursor, link: u64, now: Moment) -> Self {
         Self {
             caller,
             cursor,
             syncing: None,
             rooms: RoomSet::default(),
             known: Known::attached(link),
+            signals: Used::new(now),
             calls: 0,
         }
     }
@@ -167,6 +170,10 @@ impl Online {
         }
         if let Some(refused) = refuse_content(signal.content) {
             return refuse(packet, refused, turn);
+        }
+        if !self.signals.take(turn.now, turn.limits.signals) {
+            turn.count(Counter::SignalOverRate);
+            return refuse(packet, Refused(code::BUSY, "too many signals"), turn);
         }
         turn.out.push(Action::Signal(Signal {
             from_user: self.caller.user,

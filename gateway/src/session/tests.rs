@@ -10,7 +10,7 @@ use gimbal_codec::{
 use gimbal_rpc::link::{self, Page, Refusal, SendResult, SignalTarget, Tag, Up};
 
 use super::online::CALLS_MAX;
-use super::{Action, Counter, Counts, Deliver, Limits, Moment, Session, Turn};
+use super::{Action, Counter, Counts, Deliver, Limits, Moment, Pace, Session, Turn};
 use crate::send_queue::SendQueue;
 
 const ATTACH: Attach = Attach::new(9);
@@ -341,6 +341,22 @@ fn a_signal_needs_one_target_and_membership_and_gets_no_answer() {
         (SignalTarget::Room(RoomId::new(5)), SignalTarget::User(UserId::new(4)))
     );
     assert_eq!((to_room.from_user.get(), to_room.from_device.get()), (10, 20), "a sender cannot be made up");
+}
+
+#[test]
+fn signals_beyond_the_rate_are_refused_and_counted() {
+    let mut fixture = Fixture::online(None);
+    fixture.limits.signals = Pace::new(50, 3);
+    let signal = Signal { to_user: UserId::new(4), ..Signal::default() };
+    for _ in 0..3 {
+        fixture.send(21, &signal).unwrap();
+    }
+    assert!(fixture.queue.is_empty());
+    fixture.send(21, &signal).unwrap();
+    assert_eq!((fixture.replied(), fixture.counts.get(Counter::SignalOverRate)), (code::BUSY, 1));
+    fixture.now = Moment::from_ms(20);
+    fixture.send(21, &signal).unwrap();
+    assert_eq!((fixture.actions.len(), fixture.queue.is_empty()), (4, true));
 }
 
 #[test]

@@ -124,6 +124,11 @@ impl Shard {
 
     /// A signal of one of our sessions: to our own, to the other shards, and to the other gateways.
     fn send_signal(&mut self, signal: Signal) {
+        // One chunk may hold hundreds of signals, each for a large room.
+        if self.is_work_done() {
+            self.metrics.dropped(Drop::SignalOverWork, 1);
+            return;
+        }
         self.give_signal(&signal);
         if self.peers.has_others() {
             self.peers.signal(self.id, &signal);
@@ -140,6 +145,7 @@ impl Shard {
             SignalTarget::User(user) => self.users.sessions(user, &mut keys),
             SignalTarget::Room(room) => keys.extend_from_slice(self.rooms.members(room)),
         }
+        self.work += keys.len();
         if !keys.is_empty() {
             let frame = signal_frame(signal);
             for &key in &keys {

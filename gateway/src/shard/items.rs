@@ -21,6 +21,9 @@ impl Shard {
             self.walks.note_overflow();
         }
         for _ in 0..ITEMS_PER_TURN {
+            if self.is_work_done() {
+                return;
+            }
             let Some(item) = self.inbox.pop() else { return };
             self.metrics.add(Total::InboxItems, 1);
             match item {
@@ -59,11 +62,14 @@ impl Shard {
                 self.call_for_control(session, |s, turn| s.handle_kick(attach, reason, turn));
             }
             Down::Room { room, frame } => {
-                if self.rooms.members(room).is_empty() {
+                let member_count = self.rooms.members(room).len();
+                if member_count == 0 {
                     self.metrics.dropped(Drop::RoomEmpty, 1);
                 } else {
                     self.metrics.add(Total::RoomFrames, 1);
-                    self.bursts.add(room, frame);
+                    if self.bursts.add(room, frame) {
+                        self.work += member_count;
+                    }
                 }
             }
             Down::All { frame, per_second } => {

@@ -14,6 +14,9 @@ use crate::transport::tcp;
 impl Shard {
     pub(super) fn take_completions(&mut self) {
         for _ in 0..COMPLETIONS_PER_TURN {
+            if self.is_work_done() {
+                return;
+            }
             match self.ring.next() {
                 None => return,
                 Some(Completion::Received { key, chunk, more }) => self.received(key, chunk, more),
@@ -141,6 +144,7 @@ impl Shard {
             conn.session.begin_close(reason, 0, &mut turn);
             conn.decoder = Default::default();
         }
+        self.work += frame_count as usize;
         self.metrics.add(Total::FramesIn, frame_count);
         self.queue_bytes = self.queue_bytes + conn.queue.cost_bytes() - before;
     }

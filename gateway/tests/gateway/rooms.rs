@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use gimbal_codec::body::Signal;
-use gimbal_codec::{Command, RoomId, UserId, code};
+use gimbal_codec::{Command, RoomId, UserId, code, frame};
+use gimbal_gateway::config::Config;
 use gimbal_rpc::link::Down;
 
 use crate::support::{Client, World, config, eventually, room_frame};
@@ -116,4 +117,25 @@ fn a_signal_reaches_the_user_and_the_room_on_both_shards_but_not_its_sender() {
     let elsewhere = Signal { room: RoomId::new(9), command: 3, content: &content, ..Signal::default() };
     sender.send(Command::Signal, 1, &elsewhere);
     assert_eq!(sender.packet().unwrap().reply_code(), code::NOT_IN_ROOM);
+}
+
+#[test]
+fn a_client_that_signals_without_end_is_refused_and_others_are_served() {
+    let world = World::new(&Config { shards: 1, signals_per_second: 1, signals_burst: 5, ..config() });
+    let (mut hostile, mut other) = (world.online(1), world.online(2));
+    hostile.join(&[5]);
+    other.join(&[5]);
+    let flood: Vec<u8> = (0..100u64)
+        .flat_map(|n| {
+            let signal = Signal { room: RoomId::new(5), command: 3, ..Signal::default() };
+            frame(Command::Signal, "", n, &signal).to_vec()
+        })
+        .collect();
+    hostile.write(&flood);
+    let refused = hostile.flush();
+    assert!(refused.iter().all(|got| got.reply_code() == code::BUSY));
+    // At most the burst and what a slow run of this test regains.
+    let given = other.flush().len();
+    assert_eq!((given + refused.len(), given >= 5), (100, true));
+    assert!(!refused.is_empty());
 }

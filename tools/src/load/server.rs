@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
+    fs::{self, File},
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
@@ -23,6 +23,9 @@ const READY_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between two looks at it.
 const POLL: Duration = Duration::from_millis(20);
+
+/// Where it differs from the defaults: a load is to find what the server can do, not what one client may.
+const CONFIG: &str = "[gateway]\nsignals_per_second = 0\n";
 
 /// What a child is.
 #[derive(Clone, Copy, Debug)]
@@ -91,9 +94,13 @@ impl Server {
             tempfile::Builder::new().prefix("gimbal-load-").tempdir().context("no temporary directory")?;
         let [address, grpc, http] = free_ports()?;
         let log = File::create(dir.path().join("log")).context("no log file")?;
+        let config = dir.path().join("config.toml");
+        fs::write(&config, CONFIG).context("no configuration file")?;
         let child = Command::new(std::env::current_exe().context("where is this binary?")?)
             .args(role.args(dir.path(), address, grpc))
             .args(["--dev", "--http-listen", &http.to_string()])
+            .arg("--config")
+            .arg(&config)
             .args(args)
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("no log file")?)
