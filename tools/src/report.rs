@@ -1,10 +1,17 @@
-//! What a run tells: latency tables and the facts that make its numbers comparable.
+//! What a run tells: latency tables, the facts that make its numbers comparable, and the [`Report`] that holds all of it.
+
+mod outcome;
 
 use std::{fmt::Write as _, fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result};
-use hdrhistogram::Histogram;
-use serde::Serialize;
+use hdrhistogram::{
+    Histogram,
+    serialization::{Deserializer, Serializer as _, V2Serializer},
+};
+use serde::{Deserialize, Serialize};
+
+pub use outcome::{ClientFigures, Counts, Figure, PerUnit, Process, Report, Sample, ServerFigures};
 
 use crate::proc;
 
@@ -41,12 +48,57 @@ impl Latency {
             p99_9_us: at(0.999),
             p99_99_us: at(0.9999),
             max_us: self.histogram.max() as f64 / 1_000.0,
+            curve: self.curve(),
         }
+    }
+
+    /// Quantiles for a plot: evenly spaced by how rare the slower ones are, down to one in the count.
+    fn curve(&self) -> Vec<(f64, f64)> {
+        let count = self.histogram.len() as f64;
+        if count < 1.0 {
+            return Vec::new();
+        }
+        let steps = (count.log10().min(CURVE_DECADES_MAX) * CURVE_PER_DECADE).ceil() as u32;
+        let at = |step: u32| {
+            let quantile = 1.0 - 10f64.powf(-f64::from(step) / CURVE_PER_DECADE);
+            (quantile, self.histogram.value_at_quantile(quantile) as f64 / 1_000.0)
+        };
+        (0..=steps).map(at).collect()
+    }
+
+    /// Adds all latencies of another.
+    pub fn merge(&mut self, other: &Self) {
+        self.histogram.add(&other.histogram).expect("both have the same bounds");
+    }
+
+    /// As text for another process: HdrHistogram's V2 form in hexadecimal.
+    pub fn to_text(&self) -> String {
+        let mut bytes = Vec::new();
+        V2Serializer::new().serialize(&self.histogram, &mut bytes).expect("memory takes all bytes");
+        hex::encode(bytes)
+    }
+
+    /// Reads what [`Self::to_text`] wrote.
+    ///
+    /// # Errors
+    /// When the text is anything else.
+    pub fn from_text(text: &str) -> Result<Self> {
+        let bytes = hex::decode(text).context("a histogram is not hexadecimal")?;
+        let read: Histogram<u64> =
+            Deserializer::new().deserialize(&mut bytes.as_slice()).ok().context("not a histogram")?;
+        let mut latency = Self::default();
+        latency.histogram.add(read).ok().context("a histogram of other bounds")?;
+        Ok(latency)
     }
 }
 
+/// Quantiles of a curve for each power of ten.
+const CURVE_PER_DECADE: f64 = 12.0;
+/// A curve ends at 99.999 %.
+const CURVE_DECADES_MAX: f64 = 5.0;
+
 /// Quantiles in microseconds, three significant digits.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct LatencyTable {
     /// Latencies entered.
     pub count: u64,
@@ -62,6 +114,9 @@ pub struct LatencyTable {
     pub p99_99_us: f64,
     /// The longest.
     pub max_us: f64,
+    /// Quantile and microseconds, for a plot.
+    #[serde(default)]
+    pub curve: Vec<(f64, f64)>,
 }
 
 impl LatencyTable {
@@ -77,12 +132,13 @@ impl LatencyTable {
 }
 
 /// Where and with what a run was made.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct RunFacts {
-    /// Commit of the tree the binary lies in, as `git describe --always --dirty` says; `unknown` without one.
+    /// Commit of the tree the binary lies in, or else was built from, as `git describe --always --dirty` says now;
+    /// `unknown` without one.
     pub commit: String,
     /// This binary's version.
-    pub version: &'static str,
+    pub version: String,
     /// Kernel release.
     pub kernel: String,
     /// CPUs the load client may use.
@@ -98,7 +154,7 @@ impl RunFacts {
     pub fn collect(unix: Duration) -> Self {
         Self {
             commit: commit().unwrap_or_else(|| "unknown".into()),
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: proc::kernel(),
             cores: proc::cores(),
             command: hide_keys(std::env::args()),
@@ -108,7 +164,7 @@ impl RunFacts {
 }
 
 /// The command line without the values of `--key`.
-fn hide_keys(args: impl Iterator<Item = String>) -> Vec<String> {
+pub fn hide_keys(args: impl Iterator<Item = String>) -> Vec<String> {
     let mut hide = false;
     let hidden = args.map(|arg| {
         let was = std::mem::replace(&mut hide, arg == "--key");
@@ -123,9 +179,13 @@ fn hide_keys(args: impl Iterator<Item = String>) -> Vec<String> {
 
 fn commit() -> Option<String> {
     let exe = std::env::current_exe().ok()?;
+    describe(exe.parent()?).or_else(|| describe(Path::new(env!("CARGO_MANIFEST_DIR"))))
+}
+
+fn describe(tree: &Path) -> Option<String> {
     let output = Command::new("git")
         .arg("-C")
-        .arg(exe.parent()?)
+        .arg(tree)
         .args(["describe", "--always", "--dirty", "--abbrev=12"])
         .output()
         .ok()?;
@@ -178,6 +238,29 @@ mod tests {
         let mut latency = Latency::default();
         latency.record(u64::MAX);
         assert!(latency.table().max_us >= 99_000_000.0);
+    }
+
+    #[test]
+    fn a_histogram_survives_its_trip_and_adds_up() {
+        let mut latency = Latency::default();
+        (1..=1000u64).for_each(|us| latency.record(us * 1_000));
+        let mut twice = Latency::from_text(&latency.to_text()).expect("our own text");
+        twice.merge(&latency);
+        assert_eq!(twice.table().count, 2000);
+        assert_eq!(twice.table().p99_us, latency.table().p99_us);
+        for bad in ["", "zz", "00ff"] {
+            assert!(Latency::from_text(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_curve_rises_to_the_rarest_latency() {
+        let mut latency = Latency::default();
+        (1..=1000u64).for_each(|us| latency.record(us * 1_000));
+        let curve = latency.table().curve;
+        assert!(curve.is_sorted() && curve.len() > 30, "{curve:?}");
+        assert!(curve.last().is_some_and(|&(quantile, us)| quantile > 0.9989 && us > 998.0), "{curve:?}");
+        assert!(Latency::default().table().curve.is_empty());
     }
 
     #[test]

@@ -1,21 +1,17 @@
 //! `gimbal load`: scenarios and what they are aimed at.
 
-use std::{
-    net::{SocketAddr, ToSocketAddrs as _},
-    path::PathBuf,
-    process::ExitCode,
-};
+mod aim;
 
-use anyhow::{Context as _, Result};
+use std::process::ExitCode;
+
+use anyhow::Result;
 use gimbal::{
-    load::{Target, pin, pinned, server::Server},
+    load::stop,
     proc::raise_open_files,
-    report::write_json,
     scenario::{idle, room, steady},
 };
-use serde::Serialize;
 
-use super::{GrpcArgs, KeyArgs};
+use aim::Aim;
 
 #[derive(clap::Subcommand, Debug)]
 pub(crate) enum Verb {
@@ -37,36 +33,6 @@ pub(crate) enum Verb {
         #[arg(long)]
         cores: Option<String>,
     },
-}
-
-/// Whom to load, and where the result goes.
-#[derive(clap::Args, Debug)]
-struct Aim {
-    /// Start a server of our own with a temporary data directory, and stop it afterwards
-    #[arg(long, conflicts_with = "target")]
-    start: bool,
-    /// The gateway's TCP port
-    #[arg(long, env = "GIMBAL_ADDRESS", default_value = "127.0.0.1:8002", value_name = "HOST:PORT")]
-    target: String,
-    #[command(flatten)]
-    grpc: GrpcArgs,
-    #[command(flatten)]
-    key: KeyArgs,
-    /// The server's process id, for its CPU and memory
-    #[arg(long, conflicts_with = "start")]
-    server_pid: Option<u32>,
-    /// Shards of the server that --start starts
-    #[arg(long, requires = "start")]
-    server_shards: Option<u8>,
-    /// Cores of the server that --start starts, as 0,2 or 0-3
-    #[arg(long, requires = "start", value_name = "LIST")]
-    server_cores: Option<String>,
-    /// Cores of the load client
-    #[arg(long, value_name = "LIST")]
-    client_cores: Option<String>,
-    /// Write the report as one JSON line; `-` is standard output
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
 }
 
 #[derive(clap::Args, Debug)]
@@ -143,6 +109,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
     raise_open_files();
+    stop::install()?;
     match verb {
         Verb::Steady(Steady { aim, connections, rate, window, bytes, warm_up, duration }) => {
             let parameters = steady::Parameters {
@@ -153,8 +120,7 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
                 warm_up_s: warm_up,
                 duration_s: duration,
             };
-            let report = steady::run(&aim.open()?, parameters)?;
-            aim.finish(report.ok, &report.text(), &report)
+            aim.conclude(&steady::run(&aim.open()?, parameters)?)
         }
         Verb::Idle(Idle { aim, low, high, settle, hold }) => {
             let report =
@@ -171,43 +137,4 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
-}
-
-impl Aim {
-    /// The target; a server of our own is running when it returns.
-    fn open(&self) -> Result<Target> {
-        let key = self.key.read()?;
-        if !self.start {
-            self.client_cores.as_deref().map(pin).transpose()?;
-            let address = resolve(&self.target)?;
-            return Ok(Target {
-                address,
-                grpc: self.grpc.grpc.clone(),
-                key,
-                pid: self.server_pid,
-                server: None,
-            });
-        }
-        let shards = self.server_shards.map(|shards| shards.to_string());
-        let args: Vec<&str> = shards.iter().flat_map(|shards| ["--shards", shards.as_str()]).collect();
-        let server = pinned(self.server_cores.as_deref(), || Server::start(&args))?;
-        self.client_cores.as_deref().map(pin).transpose()?;
-        let (address, grpc, pid) = (server.address, format!("http://{}", server.grpc), Some(server.pid()));
-        Ok(Target { address, grpc, key, pid, server: Some(server) })
-    }
-
-    fn finish(&self, ok: bool, text: &str, report: &impl Serialize) -> Result<ExitCode> {
-        if let Some(path) = &self.json {
-            write_json(path, report)?;
-        }
-        if self.json.as_deref() != Some(std::path::Path::new("-")) {
-            gimbal::say!("{text}");
-        }
-        Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-    }
-}
-
-fn resolve(address: &str) -> Result<SocketAddr> {
-    let mut addresses = address.to_socket_addrs().with_context(|| format!("{address:?} is not host:port"))?;
-    addresses.next().with_context(|| format!("{address:?} has no address"))
 }

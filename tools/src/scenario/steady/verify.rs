@@ -62,11 +62,11 @@ async fn read_mailbox(api: &Api, member: &Member) -> Result<Mailbox> {
 pub(super) fn verify(run: u64, fleet: &Fleet, mailboxes: &[Mailbox], meters: &mut Meters) {
     for (index, mailbox) in mailboxes.iter().enumerate() {
         let sender = &fleet.peers[index ^ 1];
-        meters.counts.stored += mailbox.len() as u64;
-        meters.counts.open += sender.sent.open() as u64;
+        meters.stored += mailbox.len() as u64;
+        meters.counts.unanswered += sender.sent.open() as u64;
         let faults = compare(run, sender.index as u32, &sender.sent, &fleet.peers[index].received, mailbox);
-        meters.counts.faults += faults.len() as u64;
         for fault in faults {
+            meters.counts.enter(&fault);
             meters.fault(format!("mailbox {index}: {fault}"));
         }
     }
