@@ -159,6 +159,7 @@ mod tests {
             "load steady --target 127.0.0.1:8002 --rate 20000 --json -",
             "load idle --start --low 2000 --high 10000",
             "load room --start --members 1000 --bare",
+            "load report a.json b.json --report page.html",
         ];
         for line in lines {
             let words = std::iter::once("gimbal").chain(line.split(' '));
@@ -176,6 +177,7 @@ mod tests {
             "admin push --text x",
             "admin push --all --users 1 --text x",
             "load steady --rate x",
+            "load report --report page.html",
             "inspect store d --cf x",
         ] {
             let words = std::iter::once("gimbal").chain(line.split(' ').filter(|word| !word.is_empty()));

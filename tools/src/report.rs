@@ -1,6 +1,8 @@
 //! What a run tells: latency tables, the facts that make its numbers comparable, and the [`Report`] that holds all of it.
 
 mod outcome;
+mod page;
+mod plot;
 
 use std::{fmt::Write as _, fs, path::Path, process::Command, time::Duration};
 
@@ -12,6 +14,7 @@ use hdrhistogram::{
 use serde::{Deserialize, Serialize};
 
 pub use outcome::{ClientFigures, Counts, Figure, PerUnit, Process, Report, Sample, ServerFigures};
+pub use page::write_page;
 
 use crate::proc;
 

@@ -1,6 +1,7 @@
 //! `gimbal load`: scenarios and what they are aimed at.
 
 mod aim;
+mod page;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,8 @@ pub(crate) enum Verb {
     Idle(Idle),
     /// One room: server CPU per delivery, beside a bare send loop.
     Room(Room),
+    /// Put the reports of earlier runs on one page, to compare them.
+    Report(page::Page),
     /// The bare loop itself; `room --bare` starts it.
     #[command(hide = true)]
     BareSender {
@@ -132,6 +135,7 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
             let report = room::run(&aim.open()?, parameters, aim.server_cores.as_deref())?;
             aim.finish(report.ok, &report.text(), &report)
         }
+        Verb::Report(page) => page.run(),
         Verb::BareSender { members, frame_bytes, window, cores } => {
             room::bare::serve(members, frame_bytes, window, cores.as_deref())?;
             Ok(ExitCode::SUCCESS)

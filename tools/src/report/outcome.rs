@@ -363,7 +363,7 @@ impl ServerFigures {
 }
 
 /// A number with as many digits as it needs: four, and no fraction from a thousand on.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     let digits = match value.abs() {
         size if size >= 1_000.0 || size == 0.0 => 0,
         size if size >= 100.0 => 1,

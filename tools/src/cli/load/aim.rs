@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use gimbal::{
     load::{Target, pin, pinned, server::Server, source},
-    report::{Report, write_json},
+    report::{Report, write_json, write_page},
 };
 use serde::Serialize;
 
@@ -52,6 +52,9 @@ pub(super) struct Aim {
     /// Write the report as one JSON line; `-` is standard output
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the report as one page with plots
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
 }
 
 impl Aim {
@@ -95,6 +98,9 @@ impl Aim {
 
     /// Writes what was asked for and returns the verdict.
     pub(super) fn conclude(&self, report: &Report) -> Result<ExitCode> {
+        if let Some(path) = &self.report {
+            write_page(path, std::slice::from_ref(report))?;
+        }
         self.finish(report.ok, &report.text(), report)
     }
 
