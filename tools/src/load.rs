@@ -1,14 +1,19 @@
 //! What all load scenarios share: a server to aim at, a fleet of registered devices, cheap sockets.
 
+pub mod crowd;
 pub mod fleet;
+pub mod inbox;
 pub mod limits;
+pub mod mailboxes;
 pub mod probe;
+pub mod publisher;
 pub mod server;
 pub mod sockets;
 pub mod source;
 pub mod stage;
 pub mod stop;
 pub mod watch;
+pub mod worker;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

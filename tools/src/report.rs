@@ -21,63 +21,50 @@ use crate::proc;
 /// Longest latency that is told apart, nanoseconds: 100 s.
 const LATENCY_NS_MAX: u64 = 100_000_000_000;
 
-/// Latencies of one kind.
+/// Latencies of one kind. Takes memory with its first latency.
+#[derive(Default)]
 pub struct Latency {
-    histogram: Histogram<u64>,
+    entered: Option<Histogram<u64>>,
 }
 
-impl Default for Latency {
-    fn default() -> Self {
-        let histogram =
-            Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("the bounds are constants in range");
-        Self { histogram }
-    }
+fn empty() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("the bounds are constants in range")
 }
 
 impl Latency {
     /// Enters one latency, nanoseconds; longer ones than 100 s count as 100 s.
     pub fn record(&mut self, ns: u64) {
-        self.histogram.saturating_record(ns);
+        self.entered.get_or_insert_with(empty).saturating_record(ns);
     }
 
     /// The table.
     pub fn table(&self) -> LatencyTable {
-        let at = |quantile: f64| self.histogram.value_at_quantile(quantile) as f64 / 1_000.0;
+        let Some(histogram) = &self.entered else { return LatencyTable::default() };
+        let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1_000.0;
         LatencyTable {
-            count: self.histogram.len(),
+            count: histogram.len(),
             p50_us: at(0.50),
             p90_us: at(0.90),
             p99_us: at(0.99),
             p99_9_us: at(0.999),
             p99_99_us: at(0.9999),
-            max_us: self.histogram.max() as f64 / 1_000.0,
-            curve: self.curve(),
+            max_us: histogram.max() as f64 / 1_000.0,
+            curve: curve(histogram),
         }
-    }
-
-    /// Quantiles for a plot: evenly spaced by how rare the slower ones are, down to one in the count.
-    fn curve(&self) -> Vec<(f64, f64)> {
-        let count = self.histogram.len() as f64;
-        if count < 1.0 {
-            return Vec::new();
-        }
-        let steps = (count.log10().min(CURVE_DECADES_MAX) * CURVE_PER_DECADE).ceil() as u32;
-        let at = |step: u32| {
-            let quantile = 1.0 - 10f64.powf(-f64::from(step) / CURVE_PER_DECADE);
-            (quantile, self.histogram.value_at_quantile(quantile) as f64 / 1_000.0)
-        };
-        (0..=steps).map(at).collect()
     }
 
     /// Adds all latencies of another.
     pub fn merge(&mut self, other: &Self) {
-        self.histogram.add(&other.histogram).expect("both have the same bounds");
+        if let Some(other) = &other.entered {
+            self.entered.get_or_insert_with(empty).add(other).expect("both have the same bounds");
+        }
     }
 
     /// As text for another process: HdrHistogram's V2 form in hexadecimal.
     pub fn to_text(&self) -> String {
+        let Some(histogram) = &self.entered else { return String::new() };
         let mut bytes = Vec::new();
-        V2Serializer::new().serialize(&self.histogram, &mut bytes).expect("memory takes all bytes");
+        V2Serializer::new().serialize(histogram, &mut bytes).expect("memory takes all bytes");
         hex::encode(bytes)
     }
 
@@ -86,13 +73,28 @@ impl Latency {
     /// # Errors
     /// When the text is anything else.
     pub fn from_text(text: &str) -> Result<Self> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
         let bytes = hex::decode(text).context("a histogram is not hexadecimal")?;
         let read: Histogram<u64> =
             Deserializer::new().deserialize(&mut bytes.as_slice()).ok().context("not a histogram")?;
-        let mut latency = Self::default();
-        latency.histogram.add(read).ok().context("a histogram of other bounds")?;
-        Ok(latency)
+        let mut histogram = empty();
+        histogram.add(read).ok().context("a histogram of other bounds")?;
+        Ok(Self { entered: Some(histogram) })
     }
+}
+
+/// Quantiles for a plot: evenly spaced by how rare the slower ones are, down to one in the count.
+fn curve(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
+    let count = histogram.len() as f64;
+    let steps = (count.max(1.0).log10().min(CURVE_DECADES_MAX) * CURVE_PER_DECADE).ceil() as u32;
+    let at = |step: u32| {
+        let quantile = 1.0 - 10f64.powf(-f64::from(step) / CURVE_PER_DECADE);
+        // Six digits are more than a plot shows.
+        ((quantile * 1e6).round() / 1e6, histogram.value_at_quantile(quantile) as f64 / 1_000.0)
+    };
+    (0..=steps).map(at).collect()
 }
 
 /// Quantiles of a curve for each power of ten.
@@ -251,7 +253,7 @@ mod tests {
         twice.merge(&latency);
         assert_eq!(twice.table().count, 2000);
         assert_eq!(twice.table().p99_us, latency.table().p99_us);
-        for bad in ["", "zz", "00ff"] {
+        for bad in ["z", "zz", "00ff"] {
             assert!(Latency::from_text(bad).is_err(), "{bad:?}");
         }
     }

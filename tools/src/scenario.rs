@@ -1,5 +1,10 @@
 //! Load shapes, one a file.
 
+pub mod connect;
+pub mod group;
 pub mod idle;
+pub mod mixed;
+pub mod reconnect;
 pub mod room;
+pub mod slow;
 pub mod steady;

@@ -2,12 +2,13 @@
 
 mod aim;
 mod page;
+mod shapes;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use gimbal::{
-    load::stop,
+    load::{stop, worker},
     proc::raise_open_files,
     scenario::{idle, room, steady},
 };
@@ -20,10 +21,23 @@ pub(crate) enum Verb {
     Steady(Steady),
     /// Idle signed-in connections: memory and CPU of each.
     Idle(Idle),
+    /// A storm of connections and sign-ins.
+    Connect(shapes::Connect),
+    /// Readers that stall, beside healthy ones in one room.
+    Slow(shapes::Slow),
+    /// All clients come back at once after a restart of the server.
+    Reconnect(shapes::Reconnect),
+    /// Durable messages of the backend to many users in one call.
+    Group(shapes::Group),
+    /// A day in miniature: sends, rooms, heartbeats, comings and goings at once.
+    Mixed(shapes::Mixed),
     /// One room: server CPU per delivery, beside a bare send loop.
     Room(Room),
     /// Put the reports of earlier runs on one page, to compare them.
     Report(page::Page),
+    /// A client process of a load; --processes starts them.
+    #[command(hide = true)]
+    Worker,
     /// The bare loop itself; `room --bare` starts it.
     #[command(hide = true)]
     BareSender {
@@ -78,6 +92,11 @@ pub(crate) struct Idle {
     /// Seconds in which idle CPU is measured
     #[arg(long, default_value_t = 10.0, value_parser = seconds)]
     hold: f64,
+    /// Seconds from one heartbeat of a client to its next in that time; 0: none
+    #[arg(long, default_value_t = 25.0, value_parser = seconds)]
+    heartbeat: f64,
+    #[command(flatten)]
+    processes: aim::Processes,
 }
 
 #[derive(clap::Args, Debug)]
@@ -102,6 +121,8 @@ pub(crate) struct Room {
     /// Measure a bare send loop in turn, over as many sockets with frames as long
     #[arg(long)]
     bare: bool,
+    #[command(flatten)]
+    processes: aim::Processes,
 }
 
 /// Seconds: zero to a day.
@@ -125,17 +146,23 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
             };
             aim.conclude(&steady::run(&aim.open()?, parameters)?)
         }
-        Verb::Idle(Idle { aim, low, high, settle, hold }) => {
-            let report =
-                idle::run(&aim.open()?, idle::Parameters { low, high, settle_s: settle, hold_s: hold })?;
-            aim.finish(report.ok, &report.text(), &report)
+        Verb::Idle(Idle { aim, low, high, settle, hold, heartbeat, processes }) => {
+            let parameters =
+                idle::Parameters { low, high, settle_s: settle, hold_s: hold, heartbeat_s: heartbeat };
+            aim.conclude(&idle::run(&aim.open_shared(&processes)?, &parameters)?)
         }
-        Verb::Room(Room { aim, members, window, bytes, round, rounds, bare }) => {
+        Verb::Room(Room { aim, members, window, bytes, round, rounds, bare, processes }) => {
             let parameters = room::Parameters { members, window, bytes, round_s: round, rounds, bare };
-            let report = room::run(&aim.open()?, parameters, aim.server_cores.as_deref())?;
-            aim.finish(report.ok, &report.text(), &report)
+            let target = aim.open_shared(&processes)?;
+            aim.conclude(&room::run(&target, parameters, aim.server_cores.as_deref())?)
         }
+        Verb::Connect(connect) => connect.run(),
+        Verb::Slow(slow) => slow.run(),
+        Verb::Reconnect(reconnect) => reconnect.run(),
+        Verb::Group(group) => group.run(),
+        Verb::Mixed(mixed) => mixed.run(),
         Verb::Report(page) => page.run(),
+        Verb::Worker => worker::serve().map(|()| ExitCode::SUCCESS),
         Verb::BareSender { members, frame_bytes, window, cores } => {
             room::bare::serve(members, frame_bytes, window, cores.as_deref())?;
             Ok(ExitCode::SUCCESS)

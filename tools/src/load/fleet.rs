@@ -34,7 +34,7 @@ const SIGNING_IN_MAX: usize = 128;
 const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One registered device of a user of its own.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Member {
     /// User.
     pub user: UserId,

@@ -70,7 +70,7 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// As [`Watch::start`].
     pub fn watch(&self, clients: &[u32]) -> Result<Watch> {
-        Watch::start(self.target, clients, Arc::clone(&self.live))
+        Watch::start(&self.target.pids, self.target.http, clients, Arc::clone(&self.live))
     }
 
     /// The report, without the scenario's own figures and with `ok` when it is complete and its counts are clean.

@@ -12,9 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
-use super::{Target, server::http_get};
+use super::server::http_get;
 use crate::{
     clock,
     proc::{self, ProcessFigures},
@@ -50,10 +50,15 @@ impl Live {
     }
 }
 
+/// Shards publish their counters ten times a second: after this the page tells all that was.
+const PAGE_SETTLES: Duration = Duration::from_millis(120);
+
 /// The edges of the measured time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Edge {
+    /// While traffic goes on already: the page may be a tenth of a second old.
     Begin,
+    /// Before traffic; the sender waits for the answer.
+    BeginAtRest(Sender<()>),
     End,
 }
 
@@ -95,35 +100,37 @@ pub struct Watched {
 }
 
 impl Watch {
-    /// Begins to look at the target's processes, at this one and at further `clients`.
+    /// Begins to look at the server's processes `pids` and its page of metrics, at this process and at further `clients`.
     ///
     /// # Errors
     /// When no thread can be started, or a process that was named cannot be read.
-    pub fn start(target: &Target, clients: &[u32], live: Arc<Live>) -> Result<Self> {
+    pub fn start(pids: &[u32], page: Option<SocketAddr>, clients: &[u32], live: Arc<Live>) -> Result<Self> {
         let process = |pid: u32| {
             ProcessFigures::read(pid).with_context(|| format!("cannot read /proc/{pid}, the server"))?;
             let command = hide_keys(proc::command_line(pid).into_iter());
             Ok(Process { pid, command, cores: proc::allowed_cores(pid).unwrap_or_default() })
         };
-        let processes = target.pids.iter().map(|&pid| process(pid)).collect::<Result<Vec<_>>>()?;
+        let processes = pids.iter().map(|&pid| process(pid)).collect::<Result<Vec<_>>>()?;
         let mut all_clients = vec![std::process::id()];
         all_clients.extend(clients);
-        let eye = Eye {
-            start: clock::now(),
-            servers: target.pids.clone(),
-            clients: all_clients,
-            page: target.http,
-            live,
-        };
+        let eye = Eye { start: clock::now(), servers: pids.to_vec(), clients: all_clients, page, live };
         let (orders, inbox) = channel();
         let clients = eye.clients.len();
         let thread = thread::Builder::new().name("watch".into()).spawn(move || eye.look_until_end(&inbox));
         Ok(Self { orders, thread: thread.context("no thread")?, processes, clients })
     }
 
-    /// The measured time begins.
+    /// The measured time begins, amid traffic; returns at once.
     pub fn begin(&self) {
         let _ = self.orders.send(Edge::Begin); // a watch that ended has nothing to tell
+    }
+
+    /// The measured time begins, and with it the traffic; returns when everything was read, after a tenth of a second.
+    pub fn begin_at_rest(&self) {
+        let (done, answer) = channel();
+        if self.orders.send(Edge::BeginAtRest(done)).is_ok() {
+            let _ = answer.recv();
+        }
     }
 
     /// The measured time ends.
@@ -211,6 +218,22 @@ fn count_cores(list: &str) -> usize {
     list.split(',').filter_map(count).sum()
 }
 
+/// All figures of the server's processes, summed.
+///
+/// # Errors
+/// When none is known, or one cannot be read.
+pub fn read_server(pids: &[u32]) -> Result<ProcessFigures> {
+    ensure!(
+        !pids.is_empty(),
+        "this needs the figures of a server on this machine: give --server-pid or --start"
+    );
+    let mut sum = ProcessFigures::default();
+    for &pid in pids {
+        sum.add(&ProcessFigures::read(pid).with_context(|| format!("cannot read /proc/{pid}, the server"))?);
+    }
+    Ok(sum)
+}
+
 /// What the thread looks at.
 struct Eye {
     start: Instant,
@@ -227,7 +250,12 @@ impl Eye {
         loop {
             match inbox.recv_timeout(next.saturating_duration_since(clock::now())) {
                 Ok(Edge::Begin) => seen.begin = self.look(true),
-                Ok(Edge::End) => seen.end = self.look(true),
+                Ok(Edge::BeginAtRest(done)) => {
+                    thread::sleep(PAGE_SETTLES);
+                    seen.begin = self.look(true);
+                    let _ = done.send(()); // whoever does not wait has gone
+                }
+                Ok(Edge::End) => seen.end = self.last_look(),
                 Err(RecvTimeoutError::Timeout) => {
                     let reading = self.look(looks % LOOKS_PER_PAGE == 0);
                     seen.samples.extend(reading.map(|reading| self.sample(&reading)));
@@ -244,7 +272,7 @@ impl Eye {
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     if seen.begin.is_some() && seen.end.is_none() {
-                        seen.end = self.look(true);
+                        seen.end = self.last_look();
                     }
                     return seen;
                 }
@@ -264,6 +292,16 @@ impl Eye {
         let at = clock::now();
         let client = sum(&self.clients).or_else(|| sum(&self.clients[..1])).unwrap_or_default();
         Some(Reading { at, server: sum(&self.servers)?, client, counters })
+    }
+
+    /// The processes now, and the page when it has caught up with now.
+    fn last_look(&self) -> Option<Reading> {
+        let mut reading = self.look(false)?;
+        if let Some(page) = self.page {
+            thread::sleep(PAGE_SETTLES);
+            reading.counters = read_counters(page);
+        }
+        Some(reading)
     }
 
     fn sample(&self, reading: &Reading) -> Sample {
@@ -332,9 +370,9 @@ mod tests {
 
     #[test]
     fn a_watch_of_ourselves_sees_time_and_work() {
-        let target = Target::of_process(std::process::id());
         let live = Arc::new(Live::default());
-        let watch = Watch::start(&target, &[], Arc::clone(&live)).expect("we may read ourselves");
+        let watch =
+            Watch::start(&[std::process::id()], None, &[], Arc::clone(&live)).expect("we may read ourselves");
         watch.begin();
         Live::set(&live.sent, 7);
         let watched = watch.finish();

@@ -4,7 +4,6 @@
 //! so a stalled server cannot hide behind a client that waits for it. The ledger decides whether the run is valid.
 
 mod pair;
-mod verify;
 
 use std::{
     sync::Arc,
@@ -17,8 +16,11 @@ use serde::Serialize;
 
 use crate::{
     clock,
+    ledger::verify,
     load::{
-        Target, nanos, progress,
+        Target,
+        mailboxes::{Mailbox, read_mailboxes},
+        nanos, progress,
         sockets::Sockets,
         stage::Stage,
         stop,
@@ -109,13 +111,26 @@ pub fn run(target: &Target, parameters: Parameters) -> Result<Report> {
     load.drain()?;
     let Load { mut meters, fleet, .. } = load;
     let bar = progress(parameters.connections as u64, "verify");
-    let mailboxes = stage.runtime.block_on(verify::read_mailboxes(&stage.api, &stage.members, &bar));
+    let mailboxes = stage.runtime.block_on(read_mailboxes(&stage.api, &stage.members, &bar));
     bar.finish_and_clear();
-    let verified = mailboxes.map(|mailboxes| verify::verify(run_id, &fleet, &mailboxes, &mut meters));
+    let verified = mailboxes.map(|mailboxes| judge(run_id, &fleet, &mailboxes, &mut meters));
     if let Err(error) = &verified {
         meters.fault(format!("the mailboxes cannot be read: {error:#}"));
     }
     Ok(report(stage, &parameters, meters, watch.finish(), verified.is_ok()))
+}
+
+/// Enters the ledger's judgement of every mailbox.
+fn judge(run: u64, fleet: &Fleet, mailboxes: &[Mailbox], meters: &mut Meters) {
+    for (index, mailbox) in mailboxes.iter().enumerate() {
+        let sender = &fleet.peers[index ^ 1];
+        meters.stored += mailbox.len() as u64;
+        meters.counts.unanswered += sender.sent.open() as u64;
+        for fault in verify(run, sender.index as u32, &sender.sent, &fleet.peers[index].received, mailbox) {
+            meters.counts.enter(&fault);
+            meters.fault(format!("mailbox {index}: {fault}"));
+        }
+    }
 }
 
 fn report(

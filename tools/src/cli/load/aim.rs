@@ -18,6 +18,9 @@ use crate::cli::{GrpcArgs, KeyArgs};
 /// Where control and the gateway of one process show health and metrics unless configured otherwise.
 const HTTP_PORT: u16 = 8030;
 
+/// More client processes than any machine here has cores.
+const PROCESSES_MAX: i64 = 256;
+
 /// Whom to load, and where the result goes.
 #[derive(clap::Args, Debug)]
 pub(super) struct Aim {
@@ -57,6 +60,14 @@ pub(super) struct Aim {
     report: Option<PathBuf>,
 }
 
+/// For scenarios that can share their connections among processes.
+#[derive(clap::Args, Debug)]
+pub(super) struct Processes {
+    /// Client processes that share the connections
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=PROCESSES_MAX))]
+    processes: u16,
+}
+
 impl Aim {
     /// The target; a server of our own is running when it returns.
     pub(super) fn open(&self) -> Result<Target> {
@@ -94,6 +105,11 @@ impl Aim {
             processes: 1,
             server: Some(server),
         })
+    }
+
+    /// As [`Self::open`], with several client processes.
+    pub(super) fn open_shared(&self, processes: &Processes) -> Result<Target> {
+        Ok(Target { processes: processes.processes.into(), ..self.open()? })
     }
 
     /// Writes what was asked for and returns the verdict.
