@@ -159,6 +159,14 @@ mod tests {
             "load steady --target 127.0.0.1:8002 --rate 20000 --json -",
             "load idle --start --low 2000 --high 10000",
             "load room --start --members 1000 --bare",
+            "load report a.json b.json --report page.html",
+            "load connect --start --connections 10000 --rate 2000 --processes 2 --source 127.0.0.0/24",
+            "load connect --start --open 0 --report page.html",
+            "load idle --start --low 2000 --high 18000 --heartbeat 25 --processes 2",
+            "load slow --start --members 1000 --stalled 0.1",
+            "load reconnect --start --connections 2000 --missed 10",
+            "load group --start --users 1024 --group 512 --rate 20",
+            "load mixed --start --users 1000 --duration 60",
         ];
         for line in lines {
             let words = std::iter::once("gimbal").chain(line.split(' '));
@@ -176,6 +184,7 @@ mod tests {
             "admin push --text x",
             "admin push --all --users 1 --text x",
             "load steady --rate x",
+            "load report --report page.html",
             "inspect store d --cf x",
         ] {
             let words = std::iter::once("gimbal").chain(line.split(' ').filter(|word| !word.is_empty()));

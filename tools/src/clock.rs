@@ -14,6 +14,12 @@ pub fn unix() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+/// Monotonic time as a number that all processes of one machine share, nanoseconds.
+pub fn shared_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
 /// `HH:MM:SS.mmm` in UTC, for one line of output.
 pub fn time_of_day(unix_ms: i64) -> String {
     const DAY_MS: i64 = 86_400_000;

@@ -1,11 +1,25 @@
 //! What all load scenarios share: a server to aim at, a fleet of registered devices, cheap sockets.
 
+pub mod crowd;
 pub mod fleet;
+pub mod inbox;
+pub mod limits;
+pub mod mailboxes;
+pub mod probe;
+pub mod publisher;
 pub mod rounds;
 pub mod server;
 pub mod sockets;
+pub mod source;
+pub mod stage;
+pub mod stop;
+pub mod watch;
+pub mod worker;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -19,10 +33,36 @@ pub struct Target {
     pub grpc: String,
     /// Backend key.
     pub key: String,
-    /// The server's process, when it runs on this machine.
+    /// The server's first process, when it runs on this machine.
     pub pid: Option<u32>,
+    /// All its processes: gateway and control may run apart.
+    pub pids: Vec<u32>,
+    /// The gateway's health and metrics.
+    pub http: Option<SocketAddr>,
+    /// Local addresses of the client's sockets, in turn; none leaves the choice to the kernel.
+    pub sources: Vec<Ipv4Addr>,
+    /// Client processes.
+    pub processes: usize,
     /// The server this run started itself; stopped when the target is dropped.
     pub server: Option<server::Server>,
+}
+
+impl Target {
+    /// Just a process to look at, on ports nobody listens on: what the watch's tests need.
+    #[cfg(test)]
+    fn of_process(pid: u32) -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+            grpc: "http://127.0.0.1:1".into(),
+            key: String::new(),
+            pid: Some(pid),
+            pids: vec![pid],
+            http: None,
+            sources: Vec::new(),
+            processes: 1,
+            server: None,
+        }
+    }
 }
 
 /// Ties the calling thread, and those it starts from now on, to `cores`: `0`, `0,2` or `0-3`.

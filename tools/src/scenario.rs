@@ -1,7 +1,12 @@
 //! Load shapes, one a file.
 
+pub mod connect;
 pub mod echo;
+pub mod group;
 pub mod idle;
+pub mod mixed;
+pub mod reconnect;
 pub mod room;
 pub mod signal;
+pub mod slow;
 pub mod steady;

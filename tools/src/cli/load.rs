@@ -1,24 +1,19 @@
 //! `gimbal load`: scenarios and what they are aimed at.
 
-use std::{
-    net::{SocketAddr, ToSocketAddrs as _},
-    path::PathBuf,
-    process::ExitCode,
-};
+mod aim;
+mod page;
+mod shapes;
 
-use anyhow::{Context as _, Result};
+use std::process::ExitCode;
+
+use anyhow::Result;
 use gimbal::{
-    load::{
-        Target, pin, pinned,
-        server::{Role, Server},
-    },
+    load::{stop, worker},
     proc::raise_open_files,
-    report::write_json,
     scenario::{echo, idle, room, signal, steady},
 };
-use serde::Serialize;
 
-use super::{GrpcArgs, KeyArgs};
+use aim::Aim;
 
 #[derive(clap::Subcommand, Debug)]
 pub(crate) enum Verb {
@@ -26,6 +21,16 @@ pub(crate) enum Verb {
     Steady(Steady),
     /// Idle signed-in connections: memory and CPU of each.
     Idle(Idle),
+    /// A storm of connections and sign-ins.
+    Connect(shapes::Connect),
+    /// Readers that stall, beside healthy ones in one room.
+    Slow(shapes::Slow),
+    /// All clients come back at once after a restart of the server.
+    Reconnect(shapes::Reconnect),
+    /// Durable messages of the backend to many users in one call.
+    Group(shapes::Group),
+    /// A day in miniature: sends, rooms, heartbeats, comings and goings at once.
+    Mixed(shapes::Mixed),
     /// One room: server CPU per delivery, beside a bare send loop.
     Room(Room),
     /// Heartbeats: server CPU of each, beside an echo on a bare ring.
@@ -41,6 +46,11 @@ pub(crate) enum Verb {
         #[arg(long)]
         cores: Option<String>,
     },
+    /// Put the reports of earlier runs on one page, to compare them.
+    Report(page::Page),
+    /// A client process of a load; --processes starts them.
+    #[command(hide = true)]
+    Worker,
     /// The bare loop itself; `room --bare` starts it.
     #[command(hide = true)]
     BareSender {
@@ -53,36 +63,6 @@ pub(crate) enum Verb {
         #[arg(long)]
         cores: Option<String>,
     },
-}
-
-/// Whom to load, and where the result goes.
-#[derive(clap::Args, Debug)]
-struct Aim {
-    /// Start a server of our own with a temporary data directory, and stop it afterwards
-    #[arg(long, conflicts_with = "target")]
-    start: bool,
-    /// The gateway's TCP port
-    #[arg(long, env = "GIMBAL_ADDRESS", default_value = "127.0.0.1:8002", value_name = "HOST:PORT")]
-    target: String,
-    #[command(flatten)]
-    grpc: GrpcArgs,
-    #[command(flatten)]
-    key: KeyArgs,
-    /// The server's process id, for its CPU and memory
-    #[arg(long, conflicts_with = "start")]
-    server_pid: Option<u32>,
-    /// Shards of the server that --start starts
-    #[arg(long, requires = "start")]
-    server_shards: Option<u8>,
-    /// Cores of the server that --start starts, as 0,2 or 0-3
-    #[arg(long, requires = "start", value_name = "LIST")]
-    server_cores: Option<String>,
-    /// Cores of the load client
-    #[arg(long, value_name = "LIST")]
-    client_cores: Option<String>,
-    /// Write the report as one JSON line; `-` is standard output
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
 }
 
 #[derive(clap::Args, Debug)]
@@ -128,6 +108,11 @@ pub(crate) struct Idle {
     /// Start gateway and control as two processes, and tell their memory apart
     #[arg(long, requires = "start")]
     apart: bool,
+    /// Seconds from one heartbeat of a client to its next in that time; 0: none
+    #[arg(long, default_value_t = 25.0, value_parser = seconds)]
+    heartbeat: f64,
+    #[command(flatten)]
+    processes: aim::Processes,
 }
 
 #[derive(clap::Args, Debug)]
@@ -152,6 +137,8 @@ pub(crate) struct Room {
     /// Measure a bare send loop in turn, over as many sockets with frames as long
     #[arg(long)]
     bare: bool,
+    #[command(flatten)]
+    processes: aim::Processes,
 }
 
 #[derive(clap::Args, Debug)]
@@ -207,6 +194,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
     raise_open_files();
+    stop::install()?;
     match verb {
         Verb::Steady(Steady { aim, connections, rate, window, bytes, warm_up, duration }) => {
             let parameters = steady::Parameters {
@@ -217,23 +205,22 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
                 warm_up_s: warm_up,
                 duration_s: duration,
             };
-            let report = steady::run(&aim.open()?, parameters)?;
-            aim.finish(report.ok, &report.text(), &report)
+            aim.conclude(&steady::run(&aim.open()?, parameters)?)
         }
-        Verb::Idle(Idle { aim, low, high, settle, hold, apart }) => {
-            let control = apart.then(|| aim.start(Role::Control)).transpose()?;
+        Verb::Idle(Idle { aim, low, high, settle, hold, apart, heartbeat, processes }) => {
+            let control = apart.then(|| aim.start_control()).transpose()?;
             let target = match &control {
-                Some(control) => aim.open_gateway(control)?,
-                None => aim.open()?,
+                Some(control) => aim.open_gateway(control, &processes)?,
+                None => aim.open_shared(&processes)?,
             };
-            let parameters = idle::Parameters { low, high, settle_s: settle, hold_s: hold };
-            let report = idle::run(&target, control.as_ref().map(Server::pid), parameters)?;
-            aim.finish(report.ok, &report.text(), &report)
+            let parameters =
+                idle::Parameters { low, high, settle_s: settle, hold_s: hold, heartbeat_s: heartbeat };
+            aim.conclude(&idle::run(&target, &parameters)?)
         }
-        Verb::Room(Room { aim, members, window, bytes, round, rounds, bare }) => {
+        Verb::Room(Room { aim, members, window, bytes, round, rounds, bare, processes }) => {
             let parameters = room::Parameters { members, window, bytes, round_s: round, rounds, bare };
-            let report = room::run(&aim.open()?, parameters, aim.server_cores.as_deref())?;
-            aim.finish(report.ok, &report.text(), &report)
+            let target = aim.open_shared(&processes)?;
+            aim.conclude(&room::run(&target, parameters, aim.server_cores.as_deref())?)
         }
         Verb::Echo(Echo { aim, connections, window, rate, round, rounds, bare }) => {
             let parameters = echo::Parameters { connections, window, rate, round_s: round, rounds, bare };
@@ -249,62 +236,16 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
             echo::bare::serve(port, cores.as_deref())?;
             Ok(ExitCode::SUCCESS)
         }
+        Verb::Connect(connect) => connect.run(),
+        Verb::Slow(slow) => slow.run(),
+        Verb::Reconnect(reconnect) => reconnect.run(),
+        Verb::Group(group) => group.run(),
+        Verb::Mixed(mixed) => mixed.run(),
+        Verb::Report(page) => page.run(),
+        Verb::Worker => worker::serve().map(|()| ExitCode::SUCCESS),
         Verb::BareSender { members, frame_bytes, window, cores } => {
             room::bare::serve(members, frame_bytes, window, cores.as_deref())?;
             Ok(ExitCode::SUCCESS)
         }
     }
-}
-
-impl Aim {
-    /// The target; a server of our own is running when it returns.
-    fn open(&self) -> Result<Target> {
-        let key = self.key.read()?;
-        if !self.start {
-            self.client_cores.as_deref().map(pin).transpose()?;
-            let address = resolve(&self.target)?;
-            return Ok(Target {
-                address,
-                grpc: self.grpc.grpc.clone(),
-                key,
-                pid: self.server_pid,
-                server: None,
-            });
-        }
-        let server = self.start(Role::Serve)?;
-        self.client_cores.as_deref().map(pin).transpose()?;
-        let (address, grpc, pid) = (server.address, format!("http://{}", server.grpc), Some(server.pid()));
-        Ok(Target { address, grpc, key, pid, server: Some(server) })
-    }
-
-    /// A gateway of our own that is linked to `control`.
-    fn open_gateway(&self, control: &Server) -> Result<Target> {
-        let key = self.key.read()?;
-        let gateway = self.start(Role::Gateway { control: control.grpc })?;
-        self.client_cores.as_deref().map(pin).transpose()?;
-        let (address, grpc, pid) = (gateway.address, format!("http://{}", control.grpc), Some(gateway.pid()));
-        Ok(Target { address, grpc, key, pid, server: Some(gateway) })
-    }
-
-    fn start(&self, role: Role) -> Result<Server> {
-        let shards = self.server_shards.filter(|_| !matches!(role, Role::Control));
-        let shards = shards.map(|shards| shards.to_string());
-        let args: Vec<&str> = shards.iter().flat_map(|shards| ["--shards", shards.as_str()]).collect();
-        pinned(self.server_cores.as_deref(), || Server::start_as(role, &args))
-    }
-
-    fn finish(&self, ok: bool, text: &str, report: &impl Serialize) -> Result<ExitCode> {
-        if let Some(path) = &self.json {
-            write_json(path, report)?;
-        }
-        if self.json.as_deref() != Some(std::path::Path::new("-")) {
-            gimbal::say!("{text}");
-        }
-        Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-    }
-}
-
-fn resolve(address: &str) -> Result<SocketAddr> {
-    let mut addresses = address.to_socket_addrs().with_context(|| format!("{address:?} is not host:port"))?;
-    addresses.next().with_context(|| format!("{address:?} has no address"))
 }

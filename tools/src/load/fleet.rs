@@ -13,9 +13,12 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use gimbal_codec::{Command, DeviceId, Seq, UserId, body, frame};
 use gimbal_rpc::v1::{Device, DeviceKind, RegisterDeviceRequest};
 use indicatif::ProgressBar;
-use tokio::{runtime::Runtime, task::JoinSet};
+use tokio::{runtime::Runtime, task::JoinSet, time::timeout};
 
-use super::sockets::{Event, Sockets};
+use super::{
+    sockets::{Event, Sockets},
+    stage::unless_stopped,
+};
 use crate::{
     clock,
     grpc::{Api, Credential, explain},
@@ -23,13 +26,15 @@ use crate::{
 
 /// Registrations under way at once: enough to fill a group commit, below any server's bound on open calls.
 const REGISTERING_MAX: usize = 64;
+/// How long one registration may take.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Sign-ins under way at once.
 const SIGNING_IN_MAX: usize = 128;
 /// How long no sign-in may be answered before the run gives up.
-const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(20);
+const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One registered device of a user of its own.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Member {
     /// User.
     pub user: UserId,
@@ -64,9 +69,11 @@ pub async fn register(api: &Api, key: &str, count: usize, bar: &ProgressBar) -> 
                     Device { kind: DeviceKind::Android.into(), model: "load".into(), ..Device::default() };
                 let request =
                     RegisterDeviceRequest { device: Some(device), ..RegisterDeviceRequest::default() };
+                unless_stopped("registration")?;
+                let reply = timeout(REGISTER_TIMEOUT, accounts.register_device(request)).await;
                 let reply =
-                    accounts.register_device(request).await.map_err(|e| explain("register a device", &e))?;
-                let reply = reply.into_inner();
+                    reply.map_err(|_| anyhow!("control does not answer within {REGISTER_TIMEOUT:?}"))?;
+                let reply = reply.map_err(|e| explain("register a device", &e))?.into_inner();
                 let (user, device) = (UserId::new(reply.user_id), DeviceId::new(reply.device_id));
                 members.push(Member { user, device, token: reply.token });
                 bar.inc(1);
@@ -90,7 +97,7 @@ pub fn sign_in_frame(member: &Member, cursor: Option<Seq>) -> bytes::Bytes {
 /// Connects and signs in `members`; each gets the next index of `sockets`, in order.
 ///
 /// # Errors
-/// When a connection or sign-in is refused, or none is answered for 20 s.
+/// When a connection or sign-in is refused, or none is answered for 10 s.
 pub fn sign_in(
     sockets: &mut Sockets,
     address: SocketAddr,
@@ -100,6 +107,7 @@ pub fn sign_in(
     let (mut started, mut answered, mut failed) = (0, 0, None);
     let mut last_answer = clock::now();
     while answered < members.len() {
+        unless_stopped("sign-in")?;
         while started < members.len() && started - answered < SIGNING_IN_MAX {
             let index = sockets.connect(address).with_context(|| format!("cannot connect to {address}"))?;
             let frame = sign_in_frame(&members[started], Some(Seq::new(0)));

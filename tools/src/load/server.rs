@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -12,9 +13,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
+use super::stop;
 use crate::clock;
 
 /// How long the server may take until it is ready: recovery of an empty store is far below.
@@ -25,6 +27,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Where it differs from the defaults: a load is to find what the server can do, not what one client may.
+const CONFIG_FILE: &str = "config.toml";
 const CONFIG: &str = "[gateway]\nsignals_per_second = 0\n";
 
 /// What a child is.
@@ -44,7 +47,9 @@ pub enum Role {
 /// A running child; stopped when dropped.
 pub struct Server {
     child: Child,
+    role: Role,
     dir: TempDir,
+    args: Vec<String>,
     /// The gateway's TCP port.
     pub address: SocketAddr,
     /// Control's gRPC port.
@@ -93,23 +98,22 @@ impl Server {
         let dir =
             tempfile::Builder::new().prefix("gimbal-load-").tempdir().context("no temporary directory")?;
         let [address, grpc, http] = free_ports()?;
-        let log = File::create(dir.path().join("log")).context("no log file")?;
-        let config = dir.path().join("config.toml");
-        fs::write(&config, CONFIG).context("no configuration file")?;
-        let child = Command::new(std::env::current_exe().context("where is this binary?")?)
-            .args(role.args(dir.path(), address, grpc))
-            .args(["--dev", "--http-listen", &http.to_string()])
-            .arg("--config")
-            .arg(&config)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().context("no log file")?)
-            .stderr(log)
-            .spawn()
-            .context("cannot start a server")?;
-        let mut server = Self { child, dir, address, grpc, http };
+        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        fs::write(dir.path().join(CONFIG_FILE), CONFIG).context("no configuration file")?;
+        let child = spawn(role, dir.path(), [address, grpc, http], &args)?;
+        let mut server = Self { child, role, dir, args, address, grpc, http };
         server.wait_ready()?;
         Ok(server)
+    }
+
+    /// Stops it by SIGTERM and starts it again on the same data and ports; returns as soon as it was started.
+    ///
+    /// # Errors
+    /// As [`Self::start`], or when it does not stop.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop()?;
+        self.child = spawn(self.role, self.dir.path(), [self.address, self.grpc, self.http], &self.args)?;
+        Ok(())
     }
 
     /// Its process id.
@@ -117,9 +121,15 @@ impl Server {
         self.child.id()
     }
 
-    fn wait_ready(&mut self) -> Result<()> {
+    /// Waits until it can take writes.
+    ///
+    /// # Errors
+    /// When it ends early or is not ready in time; its log is quoted.
+    pub fn wait_ready(&mut self) -> Result<()> {
         let deadline = clock::now() + READY_TIMEOUT;
-        while !http_ok(self.http, "/readyz") {
+        // Control is ready before the gateway of the same process listens.
+        let accepts = || matches!(self.role, Role::Control) || TcpStream::connect(self.address).is_ok();
+        while !http_ok(self.http, "/readyz") || !accepts() {
             if let Some(status) = self.child.try_wait().context("lost the server")? {
                 bail!("the server ended with {status}:\n{}", self.log_tail());
             }
@@ -139,8 +149,7 @@ impl Server {
     }
 
     fn stop(&mut self) -> Result<()> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no process id")?;
-        kill_process(pid, Signal::TERM).context("cannot signal the server")?;
+        stop::tell(self.child.id(), Signal::TERM);
         let deadline = clock::now() + STOP_TIMEOUT;
         while self.child.try_wait()?.is_none() {
             if clock::now() > deadline {
@@ -148,6 +157,7 @@ impl Server {
             }
             thread::sleep(POLL);
         }
+        stop::remove_child(self.child.id());
         Ok(())
     }
 }
@@ -159,6 +169,25 @@ impl Drop for Server {
             let _ = self.child.wait();
         }
     }
+}
+
+/// The child, in a process group of its own: Ctrl-C is for the load, which stops the server when it is done.
+fn spawn(role: Role, dir: &Path, [address, grpc, http]: [SocketAddr; 3], args: &[String]) -> Result<Child> {
+    let log = File::options().create(true).append(true).open(dir.join("log")).context("no log file")?;
+    let child = Command::new(std::env::current_exe().context("where is this binary?")?)
+        .args(role.args(dir, address, grpc))
+        .args(["--dev", "--http-listen", &http.to_string()])
+        .arg("--config")
+        .arg(dir.join(CONFIG_FILE))
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().context("no log file")?)
+        .stderr(log)
+        .process_group(0)
+        .spawn()
+        .context("cannot start a server")?;
+    stop::add_child(child.id());
+    Ok(child)
 }
 
 /// Three loopback ports that nobody uses now.

@@ -4,7 +4,7 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     os::fd::OwnedFd,
     time::Duration,
 };
@@ -17,6 +17,7 @@ use rustix::{
         epoll::{self, CreateFlags, EventData, EventFlags},
     },
 };
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// Bytes read from one socket at a time.
 const READ_BYTES: usize = 64 * 1024;
@@ -41,8 +42,10 @@ struct Conn {
     sent: usize,
     /// In `Sockets::dirty`.
     dirty: bool,
-    /// The socket took less than it was given; epoll says when it takes more.
+    /// The socket took less than it was given, or is not connected yet; epoll says when it takes more.
     blocked: bool,
+    /// Nothing is read.
+    stalled: bool,
 }
 
 /// The connections, by the index that [`Sockets::connect`] returned. A closed one keeps its index.
@@ -53,6 +56,7 @@ pub struct Sockets {
     ready: Vec<(usize, EventFlags)>,
     events: Vec<epoll::Event>,
     chunk: Vec<u8>,
+    sources: Vec<Ipv4Addr>,
 }
 
 impl Sockets {
@@ -68,7 +72,16 @@ impl Sockets {
             ready: Vec::new(),
             events: Vec::with_capacity(EVENTS_MAX),
             chunk: vec![0; READ_BYTES],
+            sources: Vec::new(),
         })
+    }
+
+    /// As [`Self::new`], with local addresses that connections take in turn.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_sources(sources: &[Ipv4Addr]) -> io::Result<Self> {
+        Ok(Self { sources: sources.to_vec(), ..Self::new()? })
     }
 
     /// Connects, waiting for it, and returns the connection's index.
@@ -76,20 +89,59 @@ impl Sockets {
     /// # Errors
     /// When the server refuses or no descriptor is free.
     pub fn connect(&mut self, address: SocketAddr) -> io::Result<usize> {
-        let stream = TcpStream::connect(address)?;
+        let socket = self.socket(address)?;
+        socket.connect(&address.into())?;
+        socket.set_nonblocking(true)?;
+        self.add(socket.into(), false)
+    }
+
+    /// As [`Self::connect`] without waiting: what is written leaves when the connection is there, and a refusal is an
+    /// [`Event::Closed`].
+    ///
+    /// # Errors
+    /// When no descriptor or local port is free.
+    pub fn begin_connect(&mut self, address: SocketAddr) -> io::Result<usize> {
+        let socket = self.socket(address)?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&address.into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
+            Err(error) => return Err(error),
+        }
+        self.add(socket.into(), true)
+    }
+
+    /// Ends a connection without a word to anybody; its index stays its own.
+    pub fn close(&mut self, index: usize) {
+        if let Some(slot) = self.conns.get_mut(index) {
+            *slot = None; // closing the descriptor takes it out of epoll
+        }
+    }
+
+    /// Stops to read a connection, or goes on: its bytes wait in the kernel, and then at the server.
+    pub fn stall(&mut self, index: usize, stalled: bool) {
+        let Some(Some(conn)) = self.conns.get_mut(index) else { return };
+        conn.stalled = stalled;
+        // An error shows at the next read of the same socket.
+        let _ = epoll::modify(&self.epoll, &conn.stream, EventData::new_u64(index as u64), conn.flags());
+    }
+
+    fn socket(&self, address: SocketAddr) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if !self.sources.is_empty() {
+            let source = self.sources[self.conns.len() % self.sources.len()];
+            socket.bind(&SocketAddr::from((source, 0)).into())?;
+        }
+        Ok(socket)
+    }
+
+    fn add(&mut self, stream: TcpStream, blocked: bool) -> io::Result<usize> {
         stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
         let index = self.conns.len();
-        epoll::add(&self.epoll, &stream, EventData::new_u64(index as u64), EventFlags::IN)?;
-        let decoder = Decoder::new();
-        self.conns.push(Some(Conn {
-            stream,
-            decoder,
-            out: Vec::new(),
-            sent: 0,
-            dirty: false,
-            blocked: false,
-        }));
+        let (out, decoder) = (Vec::new(), Decoder::new());
+        let conn = Conn { stream, decoder, out, sent: 0, dirty: false, blocked, stalled: false };
+        epoll::add(&self.epoll, &conn.stream, EventData::new_u64(index as u64), conn.flags())?;
+        self.conns.push(Some(conn));
         Ok(index)
     }
 
@@ -111,9 +163,9 @@ impl Sockets {
             let was_blocked = conn.blocked;
             conn.send();
             if conn.blocked != was_blocked {
-                let flags = if conn.blocked { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
                 // An error shows at the next read of the same socket.
-                let _ = epoll::modify(&self.epoll, &conn.stream, EventData::new_u64(index as u64), flags);
+                let data = EventData::new_u64(index as u64);
+                let _ = epoll::modify(&self.epoll, &conn.stream, data, conn.flags());
             }
         }
     }
@@ -140,11 +192,15 @@ impl Sockets {
         self.ready.extend(self.events.iter().map(|event| (event.data.u64() as usize, event.flags)));
         for at in 0..self.ready.len() {
             let (index, flags) = self.ready[at];
-            if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
+            let stalled =
+                self.conns.get(index).is_some_and(|conn| conn.as_ref().is_some_and(|conn| conn.stalled));
+            if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) && !stalled {
                 self.read(index, each);
             }
             let Some(Some(conn)) = self.conns.get_mut(index) else { continue };
-            let wants = conn.sent < conn.out.len() && (!conn.blocked || flags.contains(EventFlags::OUT));
+            let has_room = flags.contains(EventFlags::OUT);
+            // A new connection without anything to say waits for room too; one look tells it that there is.
+            let wants = (conn.sent < conn.out.len() && !conn.blocked) || (conn.blocked && has_room);
             if wants && !conn.dirty {
                 conn.dirty = true;
                 self.dirty.push(index);
@@ -172,7 +228,18 @@ impl Sockets {
 }
 
 impl Conn {
+    fn flags(&self) -> EventFlags {
+        let mut flags = EventFlags::empty();
+        flags.set(EventFlags::IN, !self.stalled);
+        flags.set(EventFlags::OUT, self.blocked);
+        flags
+    }
+
     fn send(&mut self) {
+        if self.out.is_empty() {
+            self.blocked = false;
+            return;
+        }
         match self.stream.write(&self.out[self.sent..]) {
             Ok(bytes) => self.sent += bytes,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -1,25 +1,26 @@
-//! Idle connections: what one more signed-in client costs the server in memory, and the kernel.
+//! Idle connections: what one more signed-in client costs the server and the kernel in memory, and in CPU to be kept.
 //!
 //! Tables that double make the slope between two counts lumpy: it is a mean over what happened to lie between them.
 
-use std::{fs, thread, time::Duration};
+use std::{thread, time::Duration};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
 use crate::{
-    clock,
-    grpc::Api,
     load::{
-        Target, fleet, progress,
-        sockets::{Event, Sockets},
+        Target,
+        crowd::{Done, Order},
+        stage::{Stage, unless_stopped},
+        watch::read_server,
+        worker::Crowds,
     },
-    proc::{ProcessFigures, raise_open_files},
-    report::RunFacts,
+    proc::{self, ProcessFigures},
+    report::{Figure, Report},
 };
 
-/// Descriptors of this process beside its connections.
-const FILES_SPARE: u64 = 64;
+/// Sign-ins under way at once: below any backlog.
+const ARRIVING_MAX: usize = 128;
 
 /// What to do.
 #[derive(Clone, Debug, Serialize)]
@@ -30,181 +31,137 @@ pub struct Parameters {
     pub high: usize,
     /// Quiet time before each reading, seconds.
     pub settle_s: f64,
-    /// Quiet time between two readings of CPU at the high count, seconds.
+    /// Time between two readings of CPU at the high count, seconds.
     pub hold_s: f64,
+    /// From one heartbeat of a client to its next in that time, seconds, spread evenly; 0: none.
+    pub heartbeat_s: f64,
 }
 
-/// The outcome as one JSON object.
-#[derive(Debug, Serialize)]
-pub struct Report {
-    scenario: &'static str,
-    /// Every connection was there to the end.
-    pub ok: bool,
-    facts: RunFacts,
-    parameters: Parameters,
-    /// The server; with control apart, the gateway.
-    server: Memory,
-    /// Control, when it runs apart.
-    control: Option<Memory>,
-    /// Kernel slab per connection between both counts, bytes: of the whole machine, and with both ends of each connection.
-    kernel_slab_bytes_per_connection: f64,
-    /// Server CPU for connecting and signing in, per connection between both counts, microseconds.
-    sign_in_cpu_us: f64,
-    /// Server CPU while idle at the high count, microseconds per connection and second.
-    idle_cpu_us: f64,
-    /// Connections that ended before the run did.
-    closed: usize,
-}
-
-/// Memory of one process.
-#[derive(Debug, Serialize)]
-pub struct Memory {
-    /// Before any connection, with all devices registered.
+/// Readings of the server on the way.
+struct Readings {
     empty: ProcessFigures,
     at_low: ProcessFigures,
+    signed_in: ProcessFigures,
     at_high: ProcessFigures,
-    /// Anonymous memory per connection between both counts, bytes.
-    bytes_per_connection: f64,
+    held: ProcessFigures,
+    memory_low: Memory,
+    memory_high: Memory,
 }
 
-/// What is read at one count of connections.
-struct Reading {
-    server: ProcessFigures,
-    control: Option<ProcessFigures>,
-    slab_bytes: u64,
+/// What is held at one count of connections, bytes.
+struct Memory {
+    /// Anonymous memory of each of the server's processes; the gateway's first when it runs apart.
+    processes: Vec<u64>,
+    /// Buffers of all TCP sockets of the machine.
+    tcp: u64,
+    /// Kernel objects of the whole machine that cannot be given back on demand: sockets, files, requests in flight.
+    slab: u64,
 }
 
-/// Runs the scenario; `control` is its process id when it is not the target's.
-///
-/// # Errors
-/// When the server's memory cannot be read here, or a connection or sign-in is refused.
-pub fn run(target: &Target, control: Option<u32>, parameters: Parameters) -> Result<Report> {
-    let pid = target
-        .pid
-        .context("memory can only be read of a server on this machine: give --server-pid or --start")?;
-    ensure!(parameters.low < parameters.high, "--low must be below --high");
-    let files = raise_open_files();
-    ensure!(parameters.high as u64 + FILES_SPARE <= files, "only {files} open files are allowed here");
-    let read = || Reading::take(pid, control);
-    let facts = RunFacts::collect(clock::unix());
-    let runtime = fleet::runtime()?;
-    let api = runtime.block_on(Api::connect(&target.grpc))?;
-    let bar = progress(parameters.high as u64, "register");
-    let members = runtime.block_on(fleet::register(&api, &target.key, parameters.high, &bar))?;
-    bar.finish_and_clear();
-
-    let settle = Duration::from_secs_f64(parameters.settle_s);
-    let mut sockets = Sockets::new().context("no epoll")?;
-    thread::sleep(settle);
-    let empty = read()?;
-    let bar = progress(parameters.high as u64, "sign in");
-    fleet::sign_in(&mut sockets, target.address, &members[..parameters.low], &bar)?;
-    thread::sleep(settle);
-    let at_low = read()?;
-    fleet::sign_in(&mut sockets, target.address, &members[parameters.low..], &bar)?;
-    bar.finish_and_clear();
-    let signed_in = read()?;
-    thread::sleep(settle);
-    let at_high = read()?;
-    thread::sleep(Duration::from_secs_f64(parameters.hold_s));
-    let held = read()?;
-    let closed = count_closed(&mut sockets)?;
-
-    let added = (parameters.high - parameters.low) as f64;
-    let cpu_ns = |from: &Reading, to: &Reading| {
-        let controls = from.control.as_ref().zip(to.control.as_ref());
-        (to.server.since(&from.server).cpu_ns + controls.map_or(0, |(from, to)| to.since(from).cpu_ns)) as f64
-    };
-    Ok(Report {
-        scenario: "idle",
-        ok: closed == 0,
-        facts,
-        sign_in_cpu_us: cpu_ns(&at_low, &signed_in) / 1_000.0 / added,
-        idle_cpu_us: cpu_ns(&at_high, &held)
-            / 1_000.0
-            / parameters.high as f64
-            / parameters.hold_s.max(0.001),
-        kernel_slab_bytes_per_connection: (at_high.slab_bytes as f64 - at_low.slab_bytes as f64) / added,
-        control: Memory::of([empty.control, at_low.control, at_high.control], added),
-        server: Memory::of([empty.server, at_low.server, at_high.server].map(Some), added)
-            .context("the server was read")?,
-        parameters,
-        closed,
-    })
-}
-
-impl Reading {
-    fn take(server: u32, control: Option<u32>) -> Result<Self> {
-        let read = |pid| ProcessFigures::read(pid).context("cannot read the server's /proc");
+impl Memory {
+    fn read(pids: &[u32]) -> Result<Self> {
+        let of = |pid: &u32| Ok(read_server(std::slice::from_ref(pid))?.rss_anon_bytes);
+        let processes = pids.iter().map(of).collect::<Result<_>>()?;
         Ok(Self {
-            server: read(server)?,
-            control: control.map(read).transpose()?,
-            slab_bytes: slab_bytes().context("cannot read /proc/meminfo")?,
+            processes,
+            tcp: proc::tcp_bytes().unwrap_or(0),
+            slab: proc::slab_bytes().context("cannot read /proc/meminfo")?,
         })
     }
 }
 
-impl Memory {
-    /// `None` unless all three readings are there; `added` connections lie between the last two.
-    fn of(readings: [Option<ProcessFigures>; 3], added: f64) -> Option<Self> {
-        let [Some(empty), Some(at_low), Some(at_high)] = readings else { return None };
-        let bytes = at_high.rss_anon_bytes as f64 - at_low.rss_anon_bytes as f64;
-        Some(Self { empty, at_low, at_high, bytes_per_connection: bytes / added })
-    }
-
-    fn line(&self, name: &str, Parameters { low, high, .. }: &Parameters) -> String {
-        let mib = |figures: &ProcessFigures| figures.rss_anon_bytes as f64 / f64::from(1 << 20);
-        format!(
-            "{name}: {:.0} B of anonymous memory per connection ({low} to {high}): {:.1} MiB empty, {:.1} MiB at {low}, \
-             {:.1} MiB at {high}",
-            self.bytes_per_connection,
-            mib(&self.empty),
-            mib(&self.at_low),
-            mib(&self.at_high),
-        )
-    }
-}
-
-/// Kernel objects of the whole machine that cannot be given back on demand: sockets, files, requests in flight.
-fn slab_bytes() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("SUnreclaim:"))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
-}
-
-fn count_closed(sockets: &mut Sockets) -> Result<usize> {
-    let (mut closed, mut frames) = (0, 0);
-    loop {
-        let before = (closed, frames);
-        sockets.poll(Duration::ZERO, &mut |_, event, _| match event {
-            Event::Closed(_) => closed += 1,
-            Event::Frame(_) => frames += 1,
-        })?;
-        if (closed, frames) == before {
-            break;
+/// Runs the scenario.
+///
+/// # Errors
+/// When the server's memory cannot be read here, or a connection or sign-in is refused.
+pub fn run(target: &Target, parameters: &Parameters) -> Result<Report> {
+    ensure!(parameters.low < parameters.high, "--low must be below --high");
+    let read = || read_server(&target.pids);
+    read()?;
+    let stage = Stage::open(target, parameters.high)?;
+    let mut crowds = Crowds::start(&stage)?;
+    let watch = stage.watch(&crowds.pids())?;
+    let settle = || thread::sleep(Duration::from_secs_f64(parameters.settle_s));
+    let memory = || Memory::read(&target.pids);
+    settle();
+    let empty = read()?;
+    let low = arrive(&mut crowds, parameters.low)?;
+    settle();
+    let (at_low, memory_low) = (read()?, memory()?);
+    let high = arrive(&mut crowds, parameters.high)?;
+    let signed_in = read()?;
+    settle();
+    watch.begin_at_rest();
+    let (at_high, memory_high) = (read()?, memory()?);
+    let hold = Order::Hold { seconds: parameters.hold_s, heartbeat_s: parameters.heartbeat_s };
+    let mut done = crowds.execute(&hold, || Ok(()))?;
+    watch.end();
+    let held = read()?;
+    let readings = Readings { empty, at_low, signed_in, at_high, held, memory_low, memory_high };
+    done.counts.add(&low.counts);
+    done.counts.add(&high.counts);
+    let mut watched = watch.finish();
+    if let Some(server) = &mut watched.server {
+        server.divide("connection", parameters.high as u64);
+        if done.counts.heartbeats > 0 {
+            server.divide("heartbeat", done.counts.heartbeats);
         }
     }
-    if frames > closed {
-        bail!("idle connections were sent {frames} frames");
-    }
-    Ok(closed)
+    let mut report = stage.report("idle", parameters, done.counts.clone(), watched);
+    report.ok &= done.online == parameters.high;
+    describe(&mut report, parameters, &readings, done);
+    Ok(report)
 }
 
-impl Report {
-    /// For people.
-    pub fn text(&self) -> String {
-        let name = if self.control.is_some() { "gateway" } else { "server" };
-        let mut lines = vec![self.server.line(name, &self.parameters)];
-        lines.extend(self.control.as_ref().map(|control| control.line("control", &self.parameters)));
-        lines.push(format!(
-            "kernel: {:.0} B of slab per connection, both ends, whole machine",
-            self.kernel_slab_bytes_per_connection
-        ));
-        lines.push(format!(
-            "{:.1} us server CPU per sign-in, {:.3} us per idle connection and second",
-            self.sign_in_cpu_us, self.idle_cpu_us
-        ));
-        lines.push(format!("{} connections were lost", self.closed));
-        lines.join("\n")
+fn describe(report: &mut Report, parameters: &Parameters, readings: &Readings, done: Done) {
+    let Readings { empty, at_low, signed_in, at_high, held, memory_low, memory_high } = readings;
+    let added = (parameters.high - parameters.low) as f64;
+    let bytes = (at_high.rss_anon_bytes as f64 - at_low.rss_anon_bytes as f64) / added;
+    let slope = |low: u64, high: u64| (high as f64 - low as f64) / added;
+    let [tcp_bytes, slab_bytes] =
+        [slope(memory_low.tcp, memory_high.tcp), slope(memory_low.slab, memory_high.slab)];
+    let of_processes: Vec<f64> = memory_low
+        .processes
+        .iter()
+        .zip(&memory_high.processes)
+        .map(|(low, high)| slope(*low, *high))
+        .collect();
+    let sign_in_us = signed_in.since(at_low).cpu_ns as f64 / 1_000.0 / added;
+    let idle_us =
+        held.since(at_high).cpu_ns as f64 / 1_000.0 / parameters.high as f64 / done.seconds.max(0.001);
+    report.headline = vec![
+        Figure::new("anonymous memory of the server per connection", bytes, "B"),
+        Figure::new("kernel slab per connection, both ends", slab_bytes, "B"),
+        Figure::new("server CPU per connection and second", idle_us, "us"),
+        Figure::new("server CPU per sign-in", sign_in_us, "us"),
+    ];
+    if let [gateway, control] = of_processes[..] {
+        report
+            .headline
+            .insert(0, Figure::new("anonymous memory of the gateway per connection", gateway, "B"));
+        report.headline.insert(1, Figure::new("anonymous memory of control per connection", control, "B"));
     }
+    if done.counts.heartbeats > 0 {
+        let table = done.latency.table();
+        report.headline.push(Figure::new("p99 heartbeat", table.p99_us, "us"));
+        report.latency = [("heartbeat".to_owned(), table)].into();
+    }
+    report.detail("bytes_per_connection", bytes);
+    report.detail("tcp_bytes_per_connection_both_ends", tcp_bytes);
+    report.detail("slab_bytes_per_connection_both_ends", slab_bytes);
+    report.detail("bytes_per_connection_of_processes", of_processes);
+    report.detail("sign_in_cpu_us", sign_in_us);
+    report.detail("idle_cpu_us", idle_us);
+    report.detail("empty", empty);
+    report.detail("at_low", at_low);
+    report.detail("at_high", at_high);
+    report.faults = done.faults;
+}
+
+fn arrive(crowds: &mut Crowds, total: usize) -> Result<Done> {
+    let done = crowds.execute(&Order::Arrive { total, rate: 0.0, open: ARRIVING_MAX }, || Ok(()))?;
+    unless_stopped("sign-in")?;
+    let why = done.faults.first().map_or("", String::as_str);
+    ensure!(done.online == total, "only {} of {total} clients are online: {why}", done.online);
+    Ok(done)
 }

@@ -5,34 +5,33 @@
 
 pub mod bare;
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use bytes::Bytes;
+use anyhow::{Context as _, Result, ensure};
 use gimbal_codec::{Command, RoomId, body, frame};
-use gimbal_rpc::v1::PublishRequest;
 use serde::Serialize;
-use tokio::{runtime::Runtime, sync::mpsc};
-use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     clock,
-    grpc::{Api, Authorized, Credential, explain},
+    ledger::MARK_BYTES,
     load::{
-        Target, fleet, nanos, progress,
-        sockets::{Event, Sockets},
+        Target,
+        crowd::{Done, Order},
+        nanos, progress,
+        publisher::Publisher,
+        stage::{Stage, unless_stopped},
+        stop,
+        watch::{Live, Watch, read_server},
+        worker::Crowds,
     },
-    proc::{ProcessFigures, raise_open_files},
-    report::{Latency, LatencyTable, RunFacts, median},
+    proc::ProcessFigures,
+    report::{Counts, Figure, Latency, Report, median},
 };
-use gimbal_rpc::v1::rooms_client::RoomsClient;
 
 /// How long one window may take.
-const WINDOW_TIMEOUT: Duration = Duration::from_secs(20);
+const WINDOW_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(20);
 /// Windows before the first round.
 const WARM_UP_WINDOWS: u64 = 20;
-/// Descriptors of this process beside its connections.
-const FILES_SPARE: u64 = 64;
+/// Sign-ins under way at once: below any backlog.
+const ARRIVING_MAX: usize = 128;
 /// The room; a run has a server of its own, or is alone in this room.
 const ROOM: u64 = 0x6c6f_6164;
 
@@ -43,7 +42,7 @@ pub struct Parameters {
     pub members: usize,
     /// Publishes under way at once.
     pub window: usize,
-    /// Bytes of each message's content.
+    /// Bytes of each message's content, at least the mark's 24.
     pub bytes: usize,
     /// Length of one round, seconds.
     pub round_s: f64,
@@ -66,295 +65,202 @@ pub struct Round {
     threads: Vec<(String, f64)>,
 }
 
-/// The outcome as one JSON object.
-#[derive(Debug, Serialize)]
-pub struct Report {
-    scenario: &'static str,
-    /// Every member got every message once and in order.
-    pub ok: bool,
-    facts: RunFacts,
-    parameters: Parameters,
-    /// From the publish of a window to its last delivery.
-    window_latency: LatencyTable,
-    rounds: Vec<Round>,
-    bare_rounds: Vec<Round>,
-    /// Medians of the rounds.
-    cpu_us_per_delivery: f64,
-    bare_cpu_us_per_delivery: Option<f64>,
-    /// The former over the latter.
-    ratio: Option<f64>,
-    faults: Vec<String>,
-}
-
-/// Runs the scenario. `client_pin` and the like are set before.
+/// Runs the scenario; a bare sender runs on `bare_cores`.
 ///
 /// # Errors
 /// When the run cannot be made or a window is never complete.
 pub fn run(target: &Target, parameters: Parameters, bare_cores: Option<&str>) -> Result<Report> {
-    let pid = target
-        .pid
-        .context("CPU can only be read of a server on this machine: give --server-pid or --start")?;
     ensure!(parameters.members > 0 && parameters.window > 0, "at least one member and one message");
-    let files = raise_open_files();
-    ensure!(parameters.members as u64 * 2 + FILES_SPARE <= files, "only {files} open files are allowed here");
-    let facts = RunFacts::collect(clock::unix());
-    let mut room = Room::join(target, &parameters)?;
+    read_server(&target.pids)?;
+    let stage = Stage::open(target, parameters.members)?;
+    let mut crowds = Crowds::start(&stage)?;
+    let watch = stage.watch(&crowds.pids())?;
+    let mut room = Room::join(&stage, &mut crowds, &parameters)?;
     let mut bare = match parameters.bare {
-        true => Some(bare::Bare::start(&parameters, room.frame_bytes()?, bare_cores)?),
+        true => Some(bare::Bare::start(&parameters, frame_bytes(&parameters), bare_cores)?),
         false => None,
     };
     (0..WARM_UP_WINDOWS).try_for_each(|_| room.window())?;
+    room.crowds.execute(&Order::Tell, || Ok(()))?;
+    room.windows = Latency::default();
+    watch.begin_at_rest();
+    let (mut rounds, mut bare_rounds) = (Vec::new(), Vec::new());
     let bar = progress(parameters.rounds as u64, "rounds");
-    let (mut rounds, mut bare_rounds, mut latency) = (Vec::new(), Vec::new(), Latency::default());
-    for _ in 0..parameters.rounds {
-        rounds.push(measure(pid, &parameters, &mut latency, || room.window())?);
-        if let Some(bare) = &mut bare {
-            bare_rounds.push(measure(bare.pid(), &parameters, &mut Latency::default(), || bare.window())?);
+    while rounds.len() < parameters.rounds && room.is_sound() {
+        match measure(&target.pids, &parameters, &mut || room.timed_window()) {
+            Ok(round) => rounds.push(round),
+            Err(error) => {
+                room.fail(&error);
+                break;
+            }
+        }
+        if let Some(bare) = bare.as_mut().filter(|_| !stop::is_requested()) {
+            bare_rounds.push(measure(&[bare.pid()], &parameters, &mut || bare.window())?);
         }
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let middle =
-        |rounds: &[Round]| median(&rounds.iter().map(|round| round.cpu_us_per_delivery).collect::<Vec<_>>());
-    let cpu_us = middle(&rounds);
-    let bare_cpu_us = bare.map(|_| middle(&bare_rounds));
-    Ok(Report {
-        scenario: "room",
-        ok: room.faults.is_empty(),
-        facts,
-        parameters,
-        window_latency: latency.table(),
-        rounds,
-        bare_rounds,
-        cpu_us_per_delivery: cpu_us,
-        bare_cpu_us_per_delivery: bare_cpu_us,
-        ratio: bare_cpu_us.map(|bare| cpu_us / bare),
-        faults: room.faults,
-    })
+    watch.end();
+    let told = room.crowds.execute(&Order::Tell, || Ok(()))?;
+    let Room { counts, faults, windows, is_broken, .. } = room;
+    let outcome =
+        Outcome { is_broken, counts, faults, windows, deliveries: told.latency, rounds, bare_rounds };
+    Ok(report(stage, watch, &parameters, outcome))
 }
 
-fn measure(
-    pid: u32,
-    parameters: &Parameters,
-    latency: &mut Latency,
-    mut window: impl FnMut() -> Result<()>,
-) -> Result<Round> {
-    let read = || ProcessFigures::read(pid).context("cannot read the server's /proc");
-    let length = Duration::from_secs_f64(parameters.round_s);
-    let (before, start) = (read()?, clock::now());
-    let mut windows = 0u64;
-    let mut now = start;
-    while now - start < length {
+/// All that was measured.
+struct Outcome {
+    is_broken: bool,
+    counts: Counts,
+    faults: Vec<String>,
+    windows: Latency,
+    deliveries: Latency,
+    rounds: Vec<Round>,
+    bare_rounds: Vec<Round>,
+}
+
+fn report(stage: Stage<'_>, watch: Watch, parameters: &Parameters, outcome: Outcome) -> Report {
+    let mut watched = watch.finish();
+    let Outcome { is_broken, counts, faults, windows, deliveries, rounds, bare_rounds } = outcome;
+    let total: u64 = rounds.iter().map(|round| round.deliveries).sum();
+    if let Some(server) = &mut watched.server {
+        server.divide("delivery", total);
+        server.divide("connection", parameters.members as u64);
+        if !bare_rounds.is_empty() {
+            // The time of the bare rounds is in the whole; what the server spent in it is not.
+            watched
+                .notes
+                .push("the server's share of the time includes the bare rounds, in which it rests".into());
+        }
+    }
+    let middle =
+        |rounds: &[Round], get: fn(&Round) -> f64| median(&rounds.iter().map(get).collect::<Vec<_>>());
+    let cpu_us = middle(&rounds, |round| round.cpu_us_per_delivery);
+    let bare_us = (!bare_rounds.is_empty()).then(|| middle(&bare_rounds, |round| round.cpu_us_per_delivery));
+    let rate = middle(&rounds, |round| round.deliveries_per_second);
+    let mut report = stage.report("room", parameters, counts, watched);
+    report.complete &= !is_broken;
+    report.ok &= report.complete && !rounds.is_empty();
+    report.headline =
+        vec![Figure::new("server CPU per delivery", cpu_us, "us"), Figure::new("deliveries", rate, "/s")];
+    if let Some(bare_us) = bare_us {
+        report.headline.push(Figure::new("bare send loop per delivery", bare_us, "us"));
+        report.headline.push(Figure::new("ratio to the bare loop", cpu_us / bare_us, "x"));
+    }
+    report.latency =
+        [("window".to_owned(), windows.table()), ("delivery".to_owned(), deliveries.table())].into();
+    report.detail("cpu_us_per_delivery", cpu_us);
+    report.detail("deliveries_per_second", rate);
+    report.detail("bare_cpu_us_per_delivery", bare_us);
+    report.detail("ratio", bare_us.map(|bare_us| cpu_us / bare_us));
+    report.detail("rounds", &rounds);
+    report.detail("bare_rounds", &bare_rounds);
+    report.faults = faults;
+    report
+}
+
+fn measure(pids: &[u32], parameters: &Parameters, window: &mut dyn FnMut() -> Result<()>) -> Result<Round> {
+    let (before, begin) = (read_server(pids)?, clock::now());
+    let (mut windows, mut now) = (0u64, begin);
+    while (now - begin).as_secs_f64() < parameters.round_s && !stop::is_requested() {
         window()?;
-        let after = clock::now();
-        latency.record(nanos(after - now));
-        now = after;
+        now = clock::now();
         windows += 1;
     }
-    let spent = read()?.since(&before);
+    let spent: ProcessFigures = read_server(pids)?.since(&before);
     let deliveries = windows * parameters.window as u64 * parameters.members as u64;
     let per_delivery = |cpu_ns: u64| cpu_ns as f64 / 1_000.0 / deliveries.max(1) as f64;
     Ok(Round {
         deliveries,
-        deliveries_per_second: deliveries as f64 / (now - start).as_secs_f64(),
+        deliveries_per_second: deliveries as f64 / (now - begin).as_secs_f64().max(1e-9),
         cpu_us_per_delivery: per_delivery(spent.cpu_ns),
         threads: spent.threads.into_iter().map(|thread| (thread.name, per_delivery(thread.cpu_ns))).collect(),
     })
 }
 
 /// The members, joined, and the publisher.
-struct Room {
-    sockets: Sockets,
-    runtime: Runtime,
-    rooms: RoomsClient<Authorized>,
-    publishes: mpsc::Sender<PublishRequest>,
-    /// Why the publisher's stream ended.
-    failures: std::sync::mpsc::Receiver<anyhow::Error>,
+struct Room<'a> {
+    crowds: &'a mut Crowds,
+    publisher: Publisher,
     window: usize,
-    content: Bytes,
-    /// Last seq each member was given; the first message sets it.
-    seqs: Vec<Option<u64>>,
+    counts: Counts,
     faults: Vec<String>,
+    windows: Latency,
+    /// It could not go on.
+    is_broken: bool,
+    live: &'a Live,
 }
 
-impl Room {
-    fn join(target: &Target, parameters: &Parameters) -> Result<Self> {
-        let runtime = fleet::runtime()?;
-        let api = runtime.block_on(Api::connect(&target.grpc))?;
-        let count = parameters.members;
-        let bar = progress(count as u64, "register");
-        let members = runtime.block_on(fleet::register(&api, &target.key, count, &bar))?;
-        bar.finish_and_clear();
-        let mut sockets = Sockets::new().context("no epoll")?;
-        let bar = progress(count as u64, "sign in");
-        fleet::sign_in(&mut sockets, target.address, &members, &bar)?;
-        bar.finish_and_clear();
-        let join = frame(Command::Join, "", 0, &body::Rooms { rooms: vec![RoomId::new(ROOM)] });
-        (0..count).for_each(|index| sockets.write(index, |out| out.extend_from_slice(&join)));
-        await_joined(&mut sockets, count)?;
-        let rooms = api.rooms(Credential::bearer(&target.key)?);
-        let content = Bytes::from(vec![b'.'; parameters.bytes]);
-        let (window, seqs) = (parameters.window, vec![None; count]);
-        let (publishes, failures) = open_publisher(&runtime, rooms.clone(), window);
-        let faults = Vec::new();
-        let mut room = Self { sockets, runtime, rooms, publishes, failures, window, content, seqs, faults };
-        room.await_interest()?;
-        Ok(room)
-    }
-
-    /// Publishes until control has heard of the room: the word of the first member's join is on its way.
-    fn await_interest(&mut self) -> Result<()> {
-        let deadline = clock::now() + WINDOW_TIMEOUT;
-        loop {
-            let reply = self.runtime.block_on(self.rooms.publish(request(&self.content)));
-            if reply.map_err(|status| explain("publish", &status))?.into_inner().gateways > 0 {
-                let mut got = 0;
-                return self.collect(self.seqs.len(), &mut got, deadline);
-            }
-            ensure!(clock::now() < deadline, "no gateway became interested in the room");
-            std::thread::sleep(Duration::from_millis(20));
+impl<'a> Room<'a> {
+    fn join(stage: &'a Stage<'_>, crowds: &'a mut Crowds, parameters: &Parameters) -> Result<Self> {
+        let total = parameters.members;
+        let mut counts = Counts::default();
+        for order in [Order::Arrive { total, rate: 0.0, open: ARRIVING_MAX }, Order::Join { room: ROOM }] {
+            let done = crowds.execute(&order, || Ok(()))?;
+            unless_stopped("sign-in")?;
+            let why = done.faults.first().map_or("", String::as_str);
+            ensure!(done.online == total, "only {} of {total} members are online: {why}", done.online);
+            ensure!(done.counts.is_clean(), "not every member could join: {why}");
+            counts.add(&done.counts);
         }
+        let mut publisher = Publisher::new(stage, ROOM, parameters.bytes)?;
+        let window = parameters.window;
+        crowds
+            .execute(&Order::Take { messages: 1 }, || publisher.await_interest())
+            .context("the first message of the room")?;
+        let (faults, windows) = (Vec::new(), Latency::default());
+        let live = &stage.live;
+        Ok(Self { crowds, publisher, window, counts, faults, windows, is_broken: false, live })
     }
 
     /// One window: published at once, complete when every member has all of it.
     fn window(&mut self) -> Result<()> {
-        for _ in 0..self.window {
-            self.publishes.try_send(request(&self.content)).map_err(|_| self.publish_failure())?;
+        let Self { crowds, publisher, window, .. } = self;
+        let publish = || {
+            let now = clock::shared_ns();
+            (0..*window).for_each(|_| publisher.publish(now));
+            Ok(())
+        };
+        let done: Done = crowds.execute(&Order::Take { messages: *window }, publish)?;
+        self.counts.sent += self.window as u64;
+        Live::set(&self.live.sent, self.counts.sent);
+        if let Some(failure) = self.publisher.failure() {
+            return Err(failure);
         }
-        let (mut got, wanted) = (0, self.window * self.seqs.len());
-        let done = self.collect(wanted, &mut got, clock::now() + WINDOW_TIMEOUT);
-        done.with_context(|| format!("{got} of {wanted} deliveries came"))
-    }
-
-    fn publish_failure(&self) -> anyhow::Error {
-        self.failures.try_recv().unwrap_or_else(|_| anyhow!("the server answers no publishes"))
-    }
-
-    fn collect(&mut self, wanted: usize, got: &mut usize, deadline: Instant) -> Result<()> {
-        let (seqs, faults) = (&mut self.seqs, &mut self.faults);
-        while *got < wanted {
-            self.sockets.poll(Duration::from_millis(100), &mut |index, event, _| match take(
-                &mut seqs[index],
-                &event,
-            ) {
-                Ok(()) => *got += 1,
-                Err(why) => faults.push(format!("member {index}: {why}")),
-            })?;
-            if let Some(fault) = faults.first() {
-                bail!("{fault}");
-            }
-            ensure!(clock::now() < deadline, "a message did not reach all members in time");
-        }
+        self.counts.add(&done.counts);
+        done.faults.into_iter().for_each(|words| Report::fault(&mut self.faults, words));
+        ensure!(self.counts.is_clean(), "not every member got every message");
         Ok(())
     }
 
-    /// Bytes of one frame as members get it: what a bare server sends.
-    fn frame_bytes(&self) -> Result<usize> {
-        let message = body::Message {
-            command: 1,
-            content: &self.content,
-            room: RoomId::new(ROOM),
-            created_at_ms: clock::unix().as_millis() as i64,
-            created_at: clock::unix().as_secs() as i64,
-            room_epoch: 1,
-            room_seq: 1_000,
-            ..Default::default()
-        };
-        Ok(frame(Command::Message, "", 0, &message).len())
+    fn timed_window(&mut self) -> Result<()> {
+        let begin = clock::now();
+        self.window()?;
+        self.windows.record(nanos(clock::now() - begin));
+        Ok(())
+    }
+
+    fn fail(&mut self, error: &anyhow::Error) {
+        self.is_broken = true;
+        Report::fault(&mut self.faults, format!("{error:#}"));
+    }
+
+    fn is_sound(&self) -> bool {
+        self.counts.is_clean() && !stop::is_requested()
     }
 }
 
-/// A stream with room for one window of publishes, whose replies are read and thrown away.
-fn open_publisher(
-    runtime: &Runtime,
-    mut rooms: RoomsClient<Authorized>,
-    window: usize,
-) -> (mpsc::Sender<PublishRequest>, std::sync::mpsc::Receiver<anyhow::Error>) {
-    let (publishes, requests) = mpsc::channel(window);
-    let (failed, failures) = std::sync::mpsc::sync_channel(1);
-    runtime.spawn(async move {
-        let stream = async {
-            let mut replies = rooms.publish_stream(ReceiverStream::new(requests)).await?.into_inner();
-            while replies.message().await?.is_some() {}
-            Ok::<_, tonic::Status>(())
-        };
-        if let Err(status) = stream.await {
-            let _ = failed.send(explain("publish", &status));
-        }
-    });
-    (publishes, failures)
-}
-
-fn request(content: &Bytes) -> PublishRequest {
-    PublishRequest { room_id: ROOM, command: 1, content: content.clone() }
-}
-
-/// Checks that a frame is the member's next message.
-fn take(last: &mut Option<u64>, event: &Event<'_>) -> Result<()> {
-    let packet = match event {
-        Event::Frame(packet) => packet,
-        Event::Closed(why) => bail!("closed: {why}"),
+/// Bytes of one frame as members get it: what a bare server sends.
+fn frame_bytes(parameters: &Parameters) -> usize {
+    let message = body::Message {
+        command: 1,
+        content: &vec![b'.'; parameters.bytes.max(MARK_BYTES)],
+        room: RoomId::new(ROOM),
+        created_at_ms: clock::unix().as_millis() as i64,
+        created_at: clock::unix().as_secs() as i64,
+        room_epoch: 1,
+        room_seq: 1_000,
+        ..Default::default()
     };
-    if packet.command != Command::Message.number() {
-        bail!("unexpected command {}", packet.command);
-    }
-    let seq = body::Message::decode(packet.content)?.room_seq;
-    match last.replace(seq) {
-        Some(before) if seq != before + 1 => Err(anyhow!("room seq {seq} after {before}")),
-        _ => Ok(()),
-    }
-}
-
-fn await_joined(sockets: &mut Sockets, count: usize) -> Result<()> {
-    let deadline = clock::now() + WINDOW_TIMEOUT;
-    let (mut joined, mut refused) = (0, None);
-    while joined < count {
-        sockets.poll(Duration::from_millis(100), &mut |index, event, _| match event {
-            Event::Frame(packet) if packet.command == Command::Join.number() => {
-                match body::Reply::decode(packet.content) {
-                    Ok(reply) if reply.code == 0 => joined += 1,
-                    other => refused = Some(format!("member {index}: {other:?}")),
-                }
-            }
-            Event::Frame(_) => {}
-            Event::Closed(why) => refused = Some(format!("member {index}: {why}")),
-        })?;
-        if let Some(why) = refused {
-            bail!("cannot join: {why}");
-        }
-        ensure!(clock::now() < deadline, "only {joined} of {count} joins are answered");
-    }
-    Ok(())
-}
-
-impl Report {
-    /// For people.
-    pub fn text(&self) -> String {
-        let rate = |rounds: &[Round]| {
-            median(&rounds.iter().map(|round| round.deliveries_per_second).collect::<Vec<_>>())
-        };
-        let mut lines = vec![
-            format!(
-                "room: {} members, {} at once: {:.3} us server CPU per delivery, {:.0} deliveries/s",
-                self.parameters.members,
-                self.parameters.window,
-                self.cpu_us_per_delivery,
-                rate(&self.rounds),
-            ),
-            self.window_latency.line("window"),
-        ];
-        if let (Some(bare), Some(ratio)) = (self.bare_cpu_us_per_delivery, self.ratio) {
-            let per_second = rate(&self.bare_rounds);
-            lines.push(format!(
-                "bare send loop: {bare:.3} us, {per_second:.0} deliveries/s; ratio {ratio:.2}"
-            ));
-        }
-        if let Some(round) = self.rounds.last() {
-            let threads: Vec<String> =
-                round.threads.iter().map(|(name, us)| format!("{name} {us:.3}")).collect();
-            lines.push(format!("threads, us per delivery: {}", threads.join(", ")));
-        }
-        lines.extend(self.faults.iter().map(|fault| format!("FAULT {fault}")));
-        lines.join("\n")
-    }
+    frame(Command::Message, "", 0, &message).len()
 }

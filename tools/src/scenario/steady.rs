@@ -4,20 +4,29 @@
 //! so a stalled server cannot hide behind a client that waits for it. The ledger decides whether the run is valid.
 
 mod pair;
-mod verify;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::{
     clock,
-    grpc::Api,
-    load::{Target, fleet, nanos, progress, sockets::Sockets},
-    proc::ProcessFigures,
-    report::{Latency, LatencyTable, RunFacts},
+    ledger::verify,
+    load::{
+        Target,
+        mailboxes::{Mailbox, read_mailboxes},
+        nanos, progress,
+        sockets::Sockets,
+        stage::Stage,
+        stop,
+        watch::{Live, Watch, Watched},
+    },
+    report::{Counts, Figure, Latency, Report},
 };
 use pair::{Fleet, Peer};
 
@@ -47,67 +56,18 @@ pub struct Parameters {
     pub duration_s: f64,
 }
 
-/// The outcome as one JSON object.
-#[derive(Debug, Serialize)]
-pub struct Report {
-    scenario: &'static str,
-    /// Nothing lost, doubled, reordered or missing, and nobody was closed.
-    pub ok: bool,
-    facts: RunFacts,
-    parameters: Parameters,
-    counts: Counts,
-    /// Acknowledged per second of the measured time.
-    acked_per_second: f64,
-    /// Delivered live or by sync per second of the measured time.
-    delivered_per_second: f64,
-    ack_latency: LatencyTable,
-    delivery_latency: LatencyTable,
-    server: Option<ProcessFigures>,
-    /// Server CPU per acknowledged message in the measured time, microseconds.
-    server_cpu_us_per_message: Option<f64>,
-    /// The first faults in words.
-    faults: Vec<String>,
-}
-
-/// Everything counted, over the whole run unless it says otherwise.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Counts {
-    /// Messages sent.
-    pub sent: u64,
-    /// Acknowledged.
-    pub acked: u64,
-    /// Acknowledged in the measured time.
-    pub acked_measured: u64,
-    /// Given to recipients in the measured time.
-    pub delivered_measured: u64,
-    /// Refused because the server is at a bound: shed, not lost.
-    pub shed: u64,
-    /// Refused for another reason.
-    pub errors: u64,
-    /// Never answered.
-    pub open: u64,
-    /// Given to recipients.
-    pub delivered: u64,
-    /// Found in the mailboxes at the end.
-    pub stored: u64,
-    /// Times a recipient was told that it is behind.
-    pub behind: u64,
-    /// Sync pages that followed.
-    pub pages: u64,
-    /// Connections that ended before the run did.
-    pub closed: u64,
-    /// Frames that no rule of the protocol explains.
-    pub unexpected: u64,
-    /// Faults the ledger found.
-    pub faults: u64,
-}
-
 /// Latencies and counts while the run goes on.
 #[derive(Default)]
 struct Meters {
     acks: Latency,
     deliveries: Latency,
     counts: Counts,
+    /// Acknowledged in the measured time.
+    acked_measured: u64,
+    /// Given to recipients in the measured time.
+    delivered_measured: u64,
+    /// Found in the mailboxes at the end.
+    stored: u64,
     /// Messages intended at or after this, nanoseconds of the run, are measured.
     measure_from_ns: u64,
     /// And before this.
@@ -120,6 +80,11 @@ struct Meters {
 impl Meters {
     fn measures(&self) -> bool {
         (self.measure_from_ns..self.measure_to_ns).contains(&self.now_ns)
+    }
+
+    /// Length of the measured time, also when it ended early.
+    fn measured_s(&self) -> f64 {
+        self.measure_to_ns.saturating_sub(self.measure_from_ns) as f64 / 1e9
     }
 }
 
@@ -137,50 +102,68 @@ pub fn run(target: &Target, parameters: Parameters) -> Result<Report> {
         parameters.bytes <= gimbal_codec::limits::CONTENT_BYTES_MAX,
         "a message is too long for one frame"
     );
-    let facts = RunFacts::collect(clock::unix());
-    let runtime = fleet::runtime()?;
-    let api = runtime.block_on(Api::connect(&target.grpc))?;
-    let count = parameters.connections;
-    let bar = progress(count as u64, "register");
-    let members = runtime.block_on(fleet::register(&api, &target.key, count, &bar))?;
-    bar.finish_and_clear();
-    let mut sockets = Sockets::new().context("no epoll")?;
-    let bar = progress(count as u64, "sign in");
-    fleet::sign_in(&mut sockets, target.address, &members, &bar)?;
-    bar.finish_and_clear();
-
+    let stage = Stage::open(target, parameters.connections)?;
+    let sockets = stage.sign_in()?;
+    let watch = stage.watch(&[])?;
     let run_id = nanos(clock::unix());
-    let mut load = Load::new(run_id, sockets, &members, &parameters);
-    let server = load.send_all(target.pid)?;
+    let mut load = Load::new(run_id, sockets, &stage, &parameters);
+    load.send_all(&watch)?;
     load.drain()?;
     let Load { mut meters, fleet, .. } = load;
-    let bar = progress(count as u64, "verify");
-    let mailboxes = runtime.block_on(verify::read_mailboxes(&api, &members, &bar))?;
+    let bar = progress(parameters.connections as u64, "verify");
+    let mailboxes = stage.runtime.block_on(read_mailboxes(&stage.api, &stage.members, &bar));
     bar.finish_and_clear();
-    verify::verify(run_id, &fleet, &mailboxes, &mut meters);
-    Ok(report(facts, parameters, meters, server))
+    let verified = mailboxes.map(|mailboxes| judge(run_id, &fleet, &mailboxes, &mut meters));
+    if let Err(error) = &verified {
+        meters.fault(format!("the mailboxes cannot be read: {error:#}"));
+    }
+    Ok(report(stage, &parameters, meters, watch.finish(), verified.is_ok()))
 }
 
-fn report(facts: RunFacts, parameters: Parameters, meters: Meters, server: Option<ProcessFigures>) -> Report {
-    let counts = meters.counts;
-    let per_second = |count: u64| count as f64 / parameters.duration_s;
-    let cpu_us =
-        server.as_ref().map(|figures| figures.cpu_ns as f64 / 1_000.0 / counts.acked_measured.max(1) as f64);
-    let clean = [counts.faults, counts.open, counts.errors, counts.closed, counts.unexpected];
-    Report {
-        scenario: "steady",
-        ok: clean == [0; 5] && counts.acked > 0 && counts.delivered == counts.stored,
-        facts,
-        acked_per_second: per_second(counts.acked_measured),
-        delivered_per_second: per_second(counts.delivered_measured),
-        ack_latency: meters.acks.table(),
-        delivery_latency: meters.deliveries.table(),
-        server_cpu_us_per_message: cpu_us,
-        server,
-        parameters,
-        counts,
-        faults: meters.faults,
+/// Enters the ledger's judgement of every mailbox.
+fn judge(run: u64, fleet: &Fleet, mailboxes: &[Mailbox], meters: &mut Meters) {
+    for (index, mailbox) in mailboxes.iter().enumerate() {
+        let sender = &fleet.peers[index ^ 1];
+        meters.stored += mailbox.len() as u64;
+        meters.counts.unanswered += sender.sent.open() as u64;
+        for fault in verify(run, sender.index as u32, &sender.sent, &fleet.peers[index].received, mailbox) {
+            meters.counts.enter(&fault);
+            meters.fault(format!("mailbox {index}: {fault}"));
+        }
     }
+}
+
+fn report(
+    stage: Stage<'_>,
+    parameters: &Parameters,
+    meters: Meters,
+    mut watched: Watched,
+    is_verified: bool,
+) -> Report {
+    if let Some(server) = &mut watched.server {
+        server.divide("message", meters.acked_measured);
+        server.divide("connection", parameters.connections as u64);
+    }
+    let mut report = stage.report("steady", parameters, meters.counts.clone(), watched);
+    report.complete &= is_verified;
+    report.ok &= is_verified && report.counts.acked > 0 && report.counts.delivered == meters.stored;
+    let seconds = meters.measured_s();
+    let per_second = |count: u64| count as f64 / seconds.max(1e-9);
+    let acks = meters.acks.table();
+    report.headline = vec![
+        Figure::new("acknowledged", per_second(meters.acked_measured), "/s"),
+        Figure::new("delivered", per_second(meters.delivered_measured), "/s"),
+        Figure::new("p99 ack", acks.p99_us, "us"),
+    ];
+    let cpu_us = report.server.as_ref().map(|server| server.per[0].cpu_us);
+    report.headline.extend(cpu_us.map(|us| Figure::new("server CPU per message", us, "us")));
+    report.detail("acked_per_second", per_second(meters.acked_measured));
+    report.detail("delivered_per_second", per_second(meters.delivered_measured));
+    report.detail("server_cpu_us_per_message", cpu_us);
+    report.detail("stored", meters.stored);
+    report.latency = [("ack".to_owned(), acks), ("delivery".to_owned(), meters.deliveries.table())].into();
+    report.faults = meters.faults;
+    report
 }
 
 /// The run while it goes on.
@@ -190,42 +173,48 @@ struct Load<'a> {
     fleet: Fleet,
     meters: Meters,
     start: Instant,
+    live: Arc<Live>,
     /// Messages of the open loop's schedule that were sent.
     scheduled: u64,
 }
 
 impl<'a> Load<'a> {
-    fn new(run: u64, sockets: Sockets, members: &[fleet::Member], parameters: &'a Parameters) -> Self {
+    fn new(run: u64, sockets: Sockets, stage: &Stage<'_>, parameters: &'a Parameters) -> Self {
+        let members = &stage.members;
         let from = nanos(Duration::from_secs_f64(parameters.warm_up_s));
         let to = from + nanos(Duration::from_secs_f64(parameters.duration_s));
         let meters = Meters { measure_from_ns: from, measure_to_ns: to, ..Meters::default() };
         let peers = (0..members.len()).map(|index| Peer::new(members[index ^ 1].user, index)).collect();
         let fleet = Fleet { run, bytes: parameters.bytes, peers };
-        Self { parameters, sockets, fleet, meters, start: clock::now(), scheduled: 0 }
+        let live = Arc::clone(&stage.live);
+        Self { parameters, sockets, fleet, meters, start: clock::now(), live, scheduled: 0 }
     }
 
-    /// Sends until the measured time is over; returns what the server spent in the measured time.
-    fn send_all(&mut self, pid: Option<u32>) -> Result<Option<ProcessFigures>> {
-        let read = |pid: u32| ProcessFigures::read(pid).context("cannot read the server's /proc");
+    /// Sends until the measured time is over, the run is interrupted, or nobody is left.
+    fn send_all(&mut self, watch: &Watch) -> Result<()> {
         let bar = progress(self.meters.measure_to_ns / 1_000_000, "steady");
-        let mut before = None;
+        let mut is_begun = false;
         self.start = clock::now();
         loop {
             self.tick();
             if self.meters.now_ns >= self.meters.measure_to_ns {
                 break;
             }
-            if before.is_none() && self.meters.measures() {
-                before = pid.map(read).transpose()?;
-                self.tick();
+            if stop::is_requested() || self.sockets.open() == 0 {
+                self.meters.measure_to_ns = self.meters.now_ns;
+                break;
+            }
+            if !is_begun && self.meters.measures() {
+                is_begun = true;
+                watch.begin();
             }
             let wait = self.send_due();
             self.turn(wait)?;
             show(&bar, &self.meters);
         }
+        watch.end();
         bar.finish_and_clear();
-        let after = pid.map(read).transpose()?;
-        Ok(after.zip(before).map(|(after, before)| after.since(&before)))
+        Ok(())
     }
 
     fn tick(&mut self) {
@@ -287,6 +276,11 @@ impl<'a> Load<'a> {
                 meters.counts.sent += 1;
             }
         })?;
+        let counts = &self.meters.counts;
+        Live::set(&self.live.sent, counts.sent);
+        Live::set(&self.live.acked, counts.acked);
+        Live::set(&self.live.delivered, counts.delivered);
+        Live::set(&self.live.online, self.sockets.open() as u64);
         Ok(())
     }
 
@@ -309,30 +303,5 @@ fn show(bar: &ProgressBar, meters: &Meters) {
             "sent {} acked {} shed {} behind {}",
             counts.sent, counts.acked, counts.shed, counts.behind
         ));
-    }
-}
-
-impl Report {
-    /// For people.
-    pub fn text(&self) -> String {
-        let mut lines = vec![
-            format!(
-                "steady: {:.0} acked/s, {:.0} delivered/s",
-                self.acked_per_second, self.delivered_per_second
-            ),
-            self.ack_latency.line("ack"),
-            self.delivery_latency.line("delivery"),
-            format!("{:?}", self.counts),
-        ];
-        if let (Some(cpu), Some(server)) = (self.server_cpu_us_per_message, &self.server) {
-            let rss_mib = server.rss_bytes as f64 / f64::from(1 << 20);
-            let cores = server.cpu_ns as f64 / 1e9 / self.parameters.duration_s;
-            lines.push(format!(
-                "server: {cpu:.2} us CPU per message, {cores:.2} cores busy, {rss_mib:.1} MiB resident"
-            ));
-        }
-        lines.extend(self.faults.iter().map(|fault| format!("FAULT {fault}")));
-        lines.push(if self.ok { "ledger: all agree".into() } else { "RUN INVALID".to_owned() });
-        lines.join("\n")
     }
 }

@@ -7,6 +7,7 @@ mod crash;
 mod disk;
 mod gim;
 mod harness;
+mod load;
 mod measure;
 mod messages;
 mod ops;

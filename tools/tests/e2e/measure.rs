@@ -48,8 +48,8 @@ fn signals_of_pairs_are_counted_and_half_a_pair_is_refused() {
 #[test]
 fn gateway_and_control_are_told_apart() {
     let idle = report("load idle --start --apart --low 5 --high 10 --settle 0.1 --hold 0.1");
-    for process in ["server", "control"] {
-        assert!(number(&idle, &format!("/{process}/at_high/rss_anon_bytes")) > 0.0);
-    }
-    assert!(idle["closed"] == 0, "{idle}");
+    assert_eq!(idle["server"]["processes"].as_array().map(Vec::len), Some(2), "{idle}");
+    assert_eq!(idle["bytes_per_connection_of_processes"].as_array().map(Vec::len), Some(2), "{idle}");
+    assert!(number(&idle, "/at_high/rss_anon_bytes") > 0.0);
+    assert_eq!(idle["counts"]["closed"], 0, "{idle}");
 }

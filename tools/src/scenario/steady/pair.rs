@@ -11,10 +11,8 @@ use super::Meters;
 use crate::{
     ledger::{Mark, Outcome, Received, Sent},
     load::sockets::Event,
+    report::Report,
 };
-
-/// Faults put in words.
-pub(super) const FAULTS_SHOWN_MAX: usize = 20;
 
 /// One connection: it sends to its partner and is sent to by it.
 pub(super) struct Peer {
@@ -132,7 +130,7 @@ impl Fleet {
             match reply.code {
                 code::BUSY => meters.counts.shed += 1,
                 _ => {
-                    meters.counts.errors += 1;
+                    meters.counts.refused += 1;
                     meters.fault(format!(
                         "connection {index}: send refused: {} ({})",
                         reply.message, reply.code
@@ -145,7 +143,7 @@ impl Fleet {
         peer.sent.answer(number, Outcome::Acked(result.seq.get()));
         meters.counts.acked += 1;
         if meters.measures() {
-            meters.counts.acked_measured += 1;
+            meters.acked_measured += 1;
             meters.acks.record(meters.now_ns.saturating_sub(intended_ns));
         }
         Ok(())
@@ -164,7 +162,7 @@ impl Fleet {
         }
         meters.counts.delivered += 1;
         if let Some(mark) = mark.filter(|_| meters.measures()) {
-            meters.counts.delivered_measured += 1;
+            meters.delivered_measured += 1;
             meters.deliveries.record(meters.now_ns.saturating_sub(mark.intended_ns));
         }
         Ok(())
@@ -206,8 +204,6 @@ impl Fleet {
 impl Meters {
     /// Puts a fault in words, the first ones only.
     pub(super) fn fault(&mut self, words: String) {
-        if self.faults.len() < FAULTS_SHOWN_MAX {
-            self.faults.push(words);
-        }
+        Report::fault(&mut self.faults, words);
     }
 }

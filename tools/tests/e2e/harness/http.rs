@@ -48,3 +48,8 @@ pub(crate) fn labelled(address: SocketAddr, value: &str) -> f64 {
     let quoted = format!("\"{value}\"");
     metrics(address).iter().filter(|sample| sample.labels.contains(&quoted)).map(|sample| sample.value).sum()
 }
+
+/// The series with this name and no labels; 0 when there is none.
+pub(crate) fn value(address: SocketAddr, name: &str) -> f64 {
+    metrics(address).iter().find(|sample| sample.name == name).map_or(0.0, |sample| sample.value)
+}

@@ -1,15 +1,14 @@
-//! After the run: the mailboxes themselves, read over gRPC, against the ledger.
+//! After a run: the mailboxes themselves, read over gRPC, for the ledger.
 
 use anyhow::{Context as _, Result};
 use gimbal_rpc::v1::SyncRequest;
 use indicatif::ProgressBar;
 use tokio::task::JoinSet;
 
-use super::{Meters, pair::Fleet};
+use super::fleet::Member;
 use crate::{
     grpc::{Api, Credential, explain},
-    ledger::{Mark, verify as compare},
-    load::fleet::Member,
+    ledger::Mark,
 };
 
 /// Mailboxes read at once.
@@ -18,13 +17,13 @@ const READING_MAX: usize = 8;
 const PAGE: u32 = 500;
 
 /// A mailbox as `(seq, mark)`.
-pub(super) type Mailbox = Vec<(u64, Option<Mark>)>;
+pub type Mailbox = Vec<(u64, Option<Mark>)>;
 
 /// Reads all mailboxes, in order of `members`.
 ///
 /// # Errors
 /// At the first refused page.
-pub(super) async fn read_mailboxes(api: &Api, members: &[Member], bar: &ProgressBar) -> Result<Vec<Mailbox>> {
+pub async fn read_mailboxes(api: &Api, members: &[Member], bar: &ProgressBar) -> Result<Vec<Mailbox>> {
     let mut mailboxes = vec![Mailbox::new(); members.len()];
     let mut tasks = JoinSet::new();
     let mut next = 0;
@@ -54,20 +53,6 @@ async fn read_mailbox(api: &Api, member: &Member) -> Result<Mailbox> {
         mailbox.extend(page.messages.iter().map(|message| (message.seq, Mark::read(&message.content))));
         if !page.has_more || page.messages.is_empty() {
             return Ok(mailbox);
-        }
-    }
-}
-
-/// Enters the ledger's judgement of every mailbox.
-pub(super) fn verify(run: u64, fleet: &Fleet, mailboxes: &[Mailbox], meters: &mut Meters) {
-    for (index, mailbox) in mailboxes.iter().enumerate() {
-        let sender = &fleet.peers[index ^ 1];
-        meters.counts.stored += mailbox.len() as u64;
-        meters.counts.open += sender.sent.open() as u64;
-        let faults = compare(run, sender.index as u32, &sender.sent, &fleet.peers[index].received, mailbox);
-        meters.counts.faults += faults.len() as u64;
-        for fault in faults {
-            meters.fault(format!("mailbox {index}: {fault}"));
         }
     }
 }
