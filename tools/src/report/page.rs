@@ -270,10 +270,10 @@ fn server_tables(out: &mut String, report: &Report) {
         long(
             "client CPU",
             &format!(
-                "{} s in {} processes, busiest thread {}",
+                "{} s, busiest thread {}, processes {}",
                 number(report.client.cpu_s),
-                report.client.processes,
-                busy(report.client.busiest_thread)
+                busy(report.client.busiest_thread),
+                report.client.processes
             ),
         ),
     ];

@@ -93,7 +93,7 @@ where
     'a: 'b,
 {
     let mut builder = ChartBuilder::on(area);
-    builder.margin_top(8).margin_right(18).x_label_area_size(26).y_label_area_size(58);
+    builder.margin_top(8).margin_right(36).x_label_area_size(26).y_label_area_size(58);
     builder
 }
 

@@ -152,16 +152,19 @@ impl<'a> Crew<'a> {
         self.change_room(index, command);
     }
 
-    /// The next visitor goes or comes back.
+    /// The next visitor goes, and one that went half a round before comes back: in the end half of them are away.
     pub(super) fn visit(&mut self, number: u64) -> Result<()> {
-        let index = (number % (self.state.people.len() as u64 / 4)) as usize * 4 + 3;
-        match self.state.people[index].socket.take() {
-            Some(socket) => {
-                self.sockets.close(socket);
-                self.state.people[index].is_online = false;
-                Ok(())
-            }
-            None => self.come(index),
+        let count = self.state.people.len() as u64 / 4;
+        let visitor = |number: u64| (number % count) as usize * 4 + 3;
+        let leaver = &mut self.state.people[visitor(number)];
+        if let Some(socket) = leaver.socket.take() {
+            leaver.is_online = false;
+            self.sockets.close(socket);
+        }
+        let back = number.checked_sub(count.div_ceil(2)).map(visitor);
+        match back.filter(|&index| self.state.people[index].socket.is_none()) {
+            Some(index) => self.come(index),
+            None => Ok(()),
         }
     }
 
