@@ -208,6 +208,7 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
             aim.conclude(&steady::run(&aim.open()?, parameters)?)
         }
         Verb::Idle(Idle { aim, low, high, settle, hold, apart, heartbeat, processes }) => {
+            idle::without_huge_pages()?;
             let control = apart.then(|| aim.start_control()).transpose()?;
             let target = match &control {
                 Some(control) => aim.open_gateway(control, &processes)?,
