@@ -34,9 +34,9 @@ use tonic::{
 };
 use tracing::{info, warn};
 
-/// Batches of shards waiting for the stream: 256 turns of 16 shards.
-const QUEUE_BATCHES_MAX: usize = 4096;
-/// Bytes waiting for the stream, by [`weight`]: a quarter of a second at 64 MiB/s.
+/// Batches of shards waiting for the stream: their bytes are the bound that is to be met first, also by batches of one item.
+const QUEUE_BATCHES_MAX: usize = 65_536;
+/// Bytes waiting for the stream, by [`weight`]: a quarter of a second at 64 MiB/s. An empty queue takes any one batch.
 const QUEUE_BYTES_MAX: usize = 16 << 20;
 /// One message on the stream is closed at this size; one item more may exceed it.
 const MESSAGE_BYTES: usize = 256 << 10;
@@ -56,6 +56,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_DEADLINE: Duration = Duration::from_secs(3);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// A stream that lived so long was a working one: the next attempt comes soon.
+const STEADY_AFTER: Duration = Duration::from_secs(10);
 /// What is queued when the gateway stops may take this long to leave.
 const STOP_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -99,7 +101,7 @@ pub struct LinkStats {
     pub up_items: AtomicU64,
     /// Submissions refused, because the queue is full or the link is down.
     pub up_refused: AtomicU64,
-    /// Items that were queued when their stream broke.
+    /// Items that were accepted and not given to their stream when it broke.
     pub up_lost: AtomicU64,
     /// Items from control.
     pub down_items: AtomicU64,
@@ -107,7 +109,7 @@ pub struct LinkStats {
     pub down_lost: AtomicU64,
 }
 
-/// A running remote link. Dropping it without [`RemoteControl::stop`] ends it without flushing.
+/// A running remote link. Dropping it is as good as [`RemoteControl::stop`].
 pub struct RemoteControl {
     shared: Arc<Shared>,
     thread: Option<thread::JoinHandle<()>>,
@@ -116,6 +118,8 @@ pub struct RemoteControl {
 struct Shared {
     queue: mpsc::Sender<Batch>,
     queued_bytes: AtomicUsize,
+    /// Items taken from the queue and not given to the stream.
+    in_hand: AtomicU64,
     /// Odd while a stream is up; a batch carries the number under which it was submitted.
     life: AtomicU64,
     stop: watch::Sender<bool>,
@@ -152,6 +156,7 @@ impl RemoteControl {
         let shared = Arc::new(Shared {
             queue,
             queued_bytes: AtomicUsize::new(0),
+            in_hand: AtomicU64::new(0),
             life: AtomicU64::new(0),
             stop: watch::Sender::new(false),
             stats: LinkStats::default(),
@@ -237,7 +242,8 @@ impl Shared {
             return Err(LinkFull);
         }
         let bytes = items.iter().map(weight).sum();
-        if self.queued_bytes.fetch_add(bytes, Ordering::SeqCst) + bytes > QUEUE_BYTES_MAX {
+        let queued = self.queued_bytes.fetch_add(bytes, Ordering::SeqCst);
+        if queued > 0 && queued + bytes > QUEUE_BYTES_MAX {
             self.queued_bytes.fetch_sub(bytes, Ordering::SeqCst);
             return Err(LinkFull);
         }
@@ -304,33 +310,31 @@ enum Lost {
 
 impl Worker {
     async fn run(&mut self) {
-        let mut backoff = BACKOFF_MIN;
+        let mut backoff = Backoff(BACKOFF_MIN);
         while !self.shared.stopping() {
-            let (up, lost) = self.one_stream().await;
+            let (lived, lost) = self.one_stream().await;
             let Some(lost) = lost else { break };
             self.shared.stats.failures.fetch_add(1, Ordering::Relaxed);
-            if up {
-                backoff = BACKOFF_MIN;
-            }
-            warn!(reason = %lost, retry_ms = backoff.as_millis() as u64, "link down");
+            let pause = backoff.after(lived);
+            warn!(reason = %lost, retry_ms = pause.as_millis() as u64, "link down");
             tokio::select! {
-                () = tokio::time::sleep(jittered(backoff)) => {}
+                () = tokio::time::sleep(jittered(pause)) => {}
                 () = stopped(&self.shared) => break,
             }
-            backoff = (backoff * 2).min(BACKOFF_MAX);
         }
     }
 
-    /// One connection from dial to loss: whether it was welcomed, and why it ended (`None`: asked to stop).
-    async fn one_stream(&mut self) -> (bool, Option<Lost>) {
+    /// One connection from dial to loss: how long it was up, and why it ended (`None`: asked to stop).
+    async fn one_stream(&mut self) -> (Duration, Option<Lost>) {
         let opened = tokio::select! {
             opened = self.open() => opened,
-            () = stopped(&self.shared) => return (false, None),
+            () = stopped(&self.shared) => return (Duration::ZERO, None),
         };
         let (outgoing, incoming) = match opened {
             Ok(streams) => streams,
-            Err(lost) => return (false, Some(lost)),
+            Err(lost) => return (Duration::ZERO, Some(lost)),
         };
+        let welcomed_at = tokio::time::Instant::now();
         self.shared.stats.connects.fetch_add(1, Ordering::Relaxed);
         let life = self.shared.life.fetch_add(1, Ordering::SeqCst) + 1;
         (self.on_link)(true);
@@ -339,8 +343,10 @@ impl Worker {
         while let Ok(batch) = self.batches.try_recv() {
             self.shared.lose(&batch);
         }
+        let in_hand = self.shared.in_hand.swap(0, Ordering::Relaxed);
+        self.shared.stats.up_lost.fetch_add(in_hand, Ordering::Relaxed);
         (self.on_link)(false);
-        (true, lost)
+        (welcomed_at.elapsed(), lost)
     }
 
     async fn open(&self) -> Result<(mpsc::Sender<pb::UpBatch>, Streaming<pb::DownBatch>), Lost> {
@@ -443,6 +449,7 @@ async fn write(
             shared.lose(&batch);
             continue;
         }
+        shared.in_hand.fetch_add(batch.items.len() as u64, Ordering::Relaxed);
         shared.queued_bytes.fetch_sub(batch.bytes, Ordering::SeqCst);
         for item in batch.items {
             bytes += weight(&item);
@@ -463,6 +470,7 @@ async fn send(
     let count = message.items.len() as u64;
     outgoing.send(std::mem::take(message)).await.map_err(|_| Lost::Ended)?;
     *bytes = 0;
+    shared.in_hand.fetch_sub(count, Ordering::Relaxed);
     shared.stats.up_items.fetch_add(count, Ordering::Relaxed);
     Ok(())
 }
@@ -471,6 +479,19 @@ async fn stopped(shared: &Shared) {
     let mut stop = shared.stop.subscribe();
     // The sender lives in `shared`, so the wait cannot fail.
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// The pause before the next attempt. It doubles with each, also when control welcomes and drops: only a stream that lasted
+/// makes it short again.
+struct Backoff(Duration);
+
+impl Backoff {
+    /// After a stream that was up for `lived`.
+    fn after(&mut self, lived: Duration) -> Duration {
+        let pause = if lived >= STEADY_AFTER { BACKOFF_MIN } else { self.0 };
+        self.0 = (pause * 2).min(BACKOFF_MAX);
+        pause
+    }
 }
 
 /// Between half of `backoff` and all of it, so that gateways do not return in step.

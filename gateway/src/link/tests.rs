@@ -195,15 +195,6 @@ async fn a_full_queue_refuses_and_keeps_what_it_accepted() {
     assert!(next(&mut rig.links).await);
     let mut stream = next(&mut streams).await;
     let uplink = rig.remote.uplink();
-    let signal = |index: u64| {
-        Up::Signal(gimbal_rpc::link::Signal {
-            from_user: UserId::new(index),
-            from_device: DeviceId::new(1),
-            to: gimbal_rpc::link::SignalTarget::Room(RoomId::new(1)),
-            command: 0,
-            content: Bytes::from(vec![0; 60_000]),
-        })
-    };
     // Nobody reads the stream: HTTP/2 windows fill, then the queue.
     let mut accepted = Vec::new();
     while submit(&uplink, vec![signal(accepted.len() as u64)]).is_ok() {
@@ -212,6 +203,63 @@ async fn a_full_queue_refuses_and_keeps_what_it_accepted() {
     }
     assert!(rig.remote.stats().up_refused.load(Ordering::Relaxed) >= 1);
     assert_eq!(items_of(&mut stream, accepted.len()).await, accepted);
+}
+
+fn signal(index: u64) -> Up {
+    Up::Signal(gimbal_rpc::link::Signal {
+        from_user: UserId::new(index),
+        from_device: DeviceId::new(1),
+        to: gimbal_rpc::link::SignalTarget::Room(RoomId::new(1)),
+        command: 0,
+        content: Bytes::from(vec![0; 60_000]),
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_above_the_bound_finds_room_in_an_empty_queue() {
+    let (streams_in, mut streams) = mpsc::channel(4);
+    let (address, _server) = serve(streams_in).await;
+    let mut rig = rig(address, "right");
+    assert!(next(&mut rig.links).await);
+    let mut stream = next(&mut streams).await;
+    let large: Vec<Up> = (0..300).map(signal).collect();
+    assert!(large.iter().map(weight).sum::<usize>() > QUEUE_BYTES_MAX);
+    submit(&rig.remote.uplink(), large.clone()).expect("nothing is queued");
+    assert_eq!(items_of(&mut stream, large.len()).await, large);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_old_stream_left_is_counted_and_never_sent_on_the_next() {
+    let (streams_in, mut streams) = mpsc::channel(4);
+    let (address, _server) = serve(streams_in).await;
+    let mut rig = rig(address, "right");
+    assert!(next(&mut rig.links).await);
+    let stream = next(&mut streams).await;
+    let uplink = rig.remote.uplink();
+    // Nobody reads the stream, so most of this is with the link when the stream breaks.
+    let mut accepted = 0;
+    while submit(&uplink, vec![signal(1)]).is_ok() {
+        accepted += 1;
+    }
+    drop(stream);
+    assert!(!next(&mut rig.links).await);
+    assert!(next(&mut rig.links).await);
+    let stats = rig.remote.stats();
+    let (sent, lost) = (stats.up_items.load(Ordering::Relaxed), stats.up_lost.load(Ordering::Relaxed));
+    assert_eq!(sent + lost, accepted);
+    assert!(lost > 0);
+    let mut stream = next(&mut streams).await;
+    submit(&uplink, vec![detach(1)]).expect("the bytes of what was lost are free again");
+    assert_eq!(items_of(&mut stream, 1).await, vec![detach(1)]);
+}
+
+#[test]
+fn the_pause_doubles_until_a_stream_lasted() {
+    let mut backoff = Backoff(BACKOFF_MIN);
+    let short = STEADY_AFTER - Duration::from_millis(1);
+    let pauses: Vec<_> = (0..6).map(|_| backoff.after(short).as_millis()).collect();
+    assert_eq!(pauses, [100, 200, 400, 800, 1600, 2000]);
+    assert_eq!((backoff.after(STEADY_AFTER), backoff.after(short)), (BACKOFF_MIN, 2 * BACKOFF_MIN));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
