@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use gimbal_codec::{
     Attach, ClientMessageId, CloseReason, DeviceId, GatewayId, MessageId, RoomId, Seq, SessionKey, ShardId,
     UserId,
@@ -302,8 +303,8 @@ impl TryFrom<pb::Down> for Down {
                 tag: required_tag(item.tag)?,
                 result: item.refusal.map_or(Ok(Seq::new(item.seq)), |refusal| Err(refusal.into())),
             },
-            Kind::Room(item) => Down::Room { room: RoomId::new(item.room), frame: item.frame },
-            Kind::All(item) => Down::All { frame: item.frame, per_second: item.per_second },
+            Kind::Room(item) => Down::Room { room: RoomId::new(item.room), frame: detached(&item.frame) },
+            Kind::All(item) => Down::All { frame: detached(&item.frame), per_second: item.per_second },
             Kind::Signal(item) => Down::Signal(item.try_into()?),
             Kind::Kick(item) => Down::Kick {
                 session: SessionKey::from_u64(item.session),
@@ -312,6 +313,11 @@ impl TryFrom<pb::Down> for Down {
             },
         })
     }
+}
+
+/// Frames wait in the queues of sessions: one that slow readers hold is not to keep the whole received message alive.
+fn detached(frame: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(frame)
 }
 
 fn send_done_from(item: pb::SendDone) -> Result<Down, LinkDecodeError> {

@@ -1,6 +1,5 @@
 //! Every link item survives its wire form; what the types cannot hold is refused.
 
-use bytes::Bytes;
 use proptest::prelude::*;
 use prost::Message as _;
 
@@ -196,4 +195,18 @@ fn items_that_lack_a_part_are_refused() {
     assert_eq!(Down::try_from(nobody), Err(LinkDecodeError::Missing("targets")));
     let kick = pb::Down { kind: Some(pb::down::Kind::Kick(pb::Kick { reason: 99, ..pb::Kick::default() })) };
     assert_eq!(Down::try_from(kick), Err(LinkDecodeError::OutOfRange { field: "reason", value: 99 }));
+}
+
+#[test]
+fn frames_for_sessions_do_not_hold_the_message_they_came_in() {
+    let frame = Bytes::from(vec![7; 100]);
+    for item in [
+        Down::Room { room: RoomId::new(1), frame: frame.clone() },
+        Down::All { frame: frame.clone(), per_second: 0 },
+    ] {
+        let received = Bytes::from(pb::Down::from(item.clone()).encode_to_vec());
+        let back = Down::try_from(pb::Down::decode(received.clone()).expect("own bytes parse"));
+        assert_eq!(back, Ok(item));
+        assert!(received.is_unique(), "only the test holds it");
+    }
 }
