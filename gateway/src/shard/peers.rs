@@ -36,9 +36,6 @@ impl Orders {
     }
 }
 
-/// A bit for each shard: at most 64 of them, by configuration.
-type Touched = u64;
-
 /// All shards of one gateway.
 pub(crate) struct Peers {
     inboxes: Vec<Arc<Inbox>>,
@@ -109,22 +106,22 @@ impl Peers {
         self.ring_all();
     }
 
-    fn push(&self, shard: ShardId, item: Down) -> Touched {
+    /// Which shards have to look into their inboxes, as a set of bits.
+    fn push(&self, shard: ShardId, item: Down) -> u64 {
         // A shard that does not exist is named only by a link of another life of this gateway: nobody is there.
         let Some(inbox) = self.inboxes.get(usize::from(shard.0)) else { return 0 };
         inbox.push(Item::Down(item));
         1 << shard.0
     }
 
-    fn push_to_all(&self, item: &Down) -> Touched {
+    fn push_to_all(&self, item: &Down) -> u64 {
         for inbox in &self.inboxes {
             inbox.push(Item::Down(item.clone()));
         }
-        Touched::MAX
+        u64::MAX
     }
 
-    /// The shards that have something to look at.
-    fn route(&self, item: Down) -> Touched {
+    fn route(&self, item: Down) -> u64 {
         match item {
             Down::SignedIn { session, .. }
             | Down::SignInRefused { session, .. }
@@ -134,22 +131,26 @@ impl Peers {
                 self.push(to.0.shard(), item)
             }
             Down::Deliver { body, targets } => {
-                let parts = split(targets).into_iter();
-                parts.fold(0, |touched, (shard, targets)| {
-                    touched | self.push(shard, Down::Deliver { body: Arc::clone(&body), targets })
-                })
+                if let Some(shard) = only_shard(&targets) {
+                    return self.push(shard, Down::Deliver { body, targets });
+                }
+                let push =
+                    |(shard, targets)| self.push(shard, Down::Deliver { body: Arc::clone(&body), targets });
+                split(targets).into_iter().map(push).fold(0, |pushed, bit| pushed | bit)
             }
             Down::Room { .. } | Down::All { .. } | Down::Signal(_) => self.push_to_all(&item),
         }
     }
 }
 
+const _: () = assert!(crate::config::SHARDS_MAX as u32 <= u64::BITS);
+
 impl Downlink for Peers {
     /// Never refuses: a full inbox drops, counts, and makes its shard announce its sessions again.
     fn deliver(&self, items: &mut Vec<Down>) -> Result<(), LinkFull> {
-        let touched = items.drain(..).fold(0, |touched, item| touched | self.route(item));
-        for (index, inbox) in self.inboxes.iter().enumerate() {
-            if touched >> index & 1 == 1 {
+        let pushed = items.drain(..).map(|item| self.route(item)).fold(0, |pushed, bits| pushed | bits);
+        for (shard, inbox) in self.inboxes.iter().enumerate() {
+            if pushed & (1 << shard) != 0 {
                 inbox.ring();
             }
         }
@@ -157,13 +158,14 @@ impl Downlink for Peers {
     }
 }
 
+/// The shard of all targets, if there is one.
+fn only_shard(targets: &[Target]) -> Option<ShardId> {
+    let shard = targets.first()?.session.shard();
+    targets.iter().all(|target| target.session.shard() == shard).then_some(shard)
+}
+
 /// Targets by shard, in order within each.
 fn split(targets: Vec<Target>) -> Vec<(ShardId, Vec<Target>)> {
-    let Some(first) = targets.first() else { return Vec::new() };
-    let shard = first.session.shard();
-    if targets.iter().all(|target| target.session.shard() == shard) {
-        return vec![(shard, targets)];
-    }
     let mut parts: Vec<(ShardId, Vec<Target>)> = Vec::new();
     for target in targets {
         let shard = target.session.shard();
@@ -180,6 +182,7 @@ mod tests {
     use gimbal_codec::{Attach, Seq, SessionKey};
 
     use super::*;
+    use crate::ring::Doorbell;
 
     #[test]
     fn targets_are_split_by_shard_in_order() {
@@ -190,8 +193,26 @@ mod tests {
         };
         let parts = split(vec![target(1, 1), target(0, 2), target(1, 3)]);
         assert_eq!(parts, [(ShardId(1), vec![target(1, 1), target(1, 3)]), (ShardId(0), vec![target(0, 2)])]);
-        assert_eq!(split(vec![target(1, 1)]).len(), 1);
+        assert_eq!(only_shard(&[target(1, 1), target(1, 2)]), Some(ShardId(1)));
+        assert_eq!((only_shard(&[target(1, 1), target(0, 2)]), only_shard(&[])), (None, None));
         assert!(split(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn only_shards_that_were_given_something_are_woken() {
+        let bells: Vec<_> = (0..3).map(|_| Arc::new(Doorbell::new().unwrap())).collect();
+        let inboxes = bells.iter().map(|bell| Arc::new(Inbox::new(10, 1 << 20, Arc::clone(bell))));
+        let peers = Peers::new(inboxes.collect());
+        bells.iter().for_each(|bell| bell.fall_asleep());
+        let session = |shard| SessionKey::new(ShardId(shard), 1, 1);
+        let signed_in =
+            |shard| Down::SignedIn { session: session(shard), attach: Attach::new(1), latest: Seq::new(0) };
+        peers.deliver(&mut vec![signed_in(2), signed_in(9)]).unwrap();
+        assert_eq!(bells.iter().map(|bell| bell.rings()).collect::<Vec<_>>(), [0, 0, 1]);
+        bells[2].fall_asleep();
+        let frame = bytes::Bytes::from_static(b"x");
+        peers.deliver(&mut vec![Down::All { frame, per_second: 0 }]).unwrap();
+        assert_eq!(bells.iter().map(|bell| bell.rings()).collect::<Vec<_>>(), [1, 1, 2]);
     }
 
     #[test]
