@@ -11,6 +11,10 @@ use crate::ring::Doorbell;
 /// Counted for each item beside its contents.
 const ITEM_BYTES: usize = 192;
 
+/// Room for kicks beyond the bound. A kick that is lost is undone by the announcement that follows, for control has forgotten
+/// the session by then and takes it back; anything else that is lost, the announcement mends.
+const KICKS_MAX: usize = 1024;
+
 /// One thing left for a shard.
 #[derive(Debug)]
 pub(crate) enum Item {
@@ -23,6 +27,7 @@ pub(crate) enum Item {
 /// The queue in front of one shard. Many threads push, the shard pops.
 pub(crate) struct Inbox {
     items: ArrayQueue<Item>,
+    items_max: usize,
     bytes: AtomicUsize,
     bytes_max: usize,
     overflowed: AtomicBool,
@@ -34,7 +39,8 @@ impl Inbox {
     /// An empty inbox of at most `items_max` items and about `bytes_max` bytes.
     pub(crate) fn new(items_max: usize, bytes_max: usize, doorbell: std::sync::Arc<Doorbell>) -> Self {
         Self {
-            items: ArrayQueue::new(items_max),
+            items: ArrayQueue::new(items_max + KICKS_MAX),
+            items_max,
             bytes: AtomicUsize::new(0),
             bytes_max,
             overflowed: AtomicBool::new(false),
@@ -46,8 +52,11 @@ impl Inbox {
     /// Leaves `item`, without ringing. When there is no room it is dropped and the shard will announce its sessions again.
     pub(crate) fn push(&self, item: Item) {
         let weight = weight(&item);
+        let reserve = if matches!(item, Item::Down(Down::Kick { .. })) { KICKS_MAX } else { 0 };
         let before = self.bytes.fetch_add(weight, Ordering::Relaxed);
-        if before + weight <= self.bytes_max && self.items.push(item).is_ok() {
+        let has_room = before + weight <= self.bytes_max + reserve * ITEM_BYTES
+            && self.items.len() < self.items_max + reserve;
+        if has_room && self.items.push(item).is_ok() {
             return;
         }
         self.bytes.fetch_sub(weight, Ordering::Relaxed);
@@ -125,6 +134,26 @@ mod tests {
         assert_eq!(inbox.lost(), 1);
         assert!(inbox.take_overflow() && !inbox.take_overflow());
         assert!(inbox.pop().is_some() && inbox.pop().is_some() && inbox.pop().is_none());
+    }
+
+    #[test]
+    fn a_full_inbox_still_takes_kicks() {
+        let kick = || {
+            let session = gimbal_codec::SessionKey::from_u64(1);
+            Item::Down(Down::Kick {
+                session,
+                attach: gimbal_codec::Attach::new(1),
+                reason: gimbal_codec::CloseReason::Kicked,
+            })
+        };
+        for (items_max, bytes_max) in [(2, 1 << 20), (100, 2 * (ITEM_BYTES + 10))] {
+            let inbox = Inbox::new(items_max, bytes_max, Arc::new(Doorbell::new().unwrap()));
+            (0..3).for_each(|_| inbox.push(room_frame(10)));
+            (0..KICKS_MAX).for_each(|_| inbox.push(kick()));
+            assert_eq!(inbox.lost(), 1);
+            (0..2 * KICKS_MAX).for_each(|_| inbox.push(kick()));
+            assert!(inbox.lost() > 1, "the reserve is bounded too");
+        }
     }
 
     #[test]
