@@ -81,7 +81,8 @@ impl Burst {
 pub(crate) enum Offered {
     /// Queued.
     Queued,
-    /// More than half of the session's bound waits already: dropped, for the caller to count by class and frames.
+    /// More than half of the session's bound waits already, or anything while it catches up with its mailbox: dropped, for
+    /// the caller to count by class and frames.
     Shed,
     /// The session is not online.
     Absent,
@@ -97,6 +98,10 @@ pub(crate) fn offer(
 ) -> Offered {
     if !session.is_online() {
         return Offered::Absent;
+    }
+    // What a mailbox has stored comes first: a busy room would else take the room that each page needs.
+    if session.is_catching_up() && !queue.is_empty() {
+        return Offered::Shed;
     }
     if queue.is_above_half(queue_bytes_max) || queue.push(frames.clone(), queue_bytes_max).is_err() {
         return Offered::Shed;

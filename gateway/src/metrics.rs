@@ -59,6 +59,7 @@ metrics! {
     Online = "sessions_online", "Sessions signed in";
     Rooms = "rooms", "Rooms with a member, by shard";
     RoomMembers = "room_members", "Memberships of rooms";
+    PartialBytes = "partial_frame_bytes", "Memory of frames that have not fully arrived";
     QueueBytes = "queue_bytes", "Bytes that wait for sockets at this moment";
 }
 
@@ -79,7 +80,8 @@ metrics! {
 }
 
 /// Codes with which calls of clients are refused: label `code` of `gimbal_gateway_refused_total`.
-const REFUSED_CODES: [i32; 11] = [2, 10000, 10001, 11001, 11002, 11003, 11004, 11005, 11006, 11007, 11009];
+const REFUSED_CODES: [i32; 14] =
+    [2, 10000, 10001, 10200, 10301, 11001, 11002, 11003, 11004, 11005, 11006, 11007, 11008, 11009];
 
 /// Counters of one shard. One thread writes, any thread reads.
 #[derive(Debug)]
@@ -178,6 +180,11 @@ impl Metrics {
     /// Sessions signed in now.
     pub fn sessions_online(&self) -> u64 {
         self.gauge(Gauge::Online)
+    }
+
+    /// Memory of frames that have not fully arrived, in bytes.
+    pub fn partial_frame_bytes(&self) -> u64 {
+        self.gauge(Gauge::PartialBytes)
     }
 
     /// The sum of a counter by its name without prefix and suffix, for tests and reports; `None` if there is no such.

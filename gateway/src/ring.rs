@@ -313,9 +313,14 @@ impl Ring {
             let cancel = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
             self.push(cancel.user_data(user_data(Kind::Cancel, 0)));
             let _ = self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&slice));
-            self.copy_completions();
-            while let Some(entry) = self.ready.pop_front() {
-                self.retire(&entry);
+            loop {
+                self.copy_completions();
+                if self.ready.is_empty() {
+                    break;
+                }
+                while let Some(entry) = self.ready.pop_front() {
+                    self.retire(&entry);
+                }
             }
         }
     }

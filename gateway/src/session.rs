@@ -145,6 +145,11 @@ impl Session {
         self.online().is_some()
     }
 
+    /// Messages wait that it was not given, or a sync is under way.
+    pub(crate) fn is_catching_up(&self) -> bool {
+        self.online().is_some_and(|online| online.syncing.is_some() || online.cursor.is_short())
+    }
+
     /// The close has begun: received bytes are discarded unread.
     pub(crate) fn is_closing(&self) -> bool {
         matches!(self.state, State::Flushing | State::Lingering)
@@ -221,6 +226,7 @@ impl Session {
             turn.count(Counter::StaleItem);
             return Ok(());
         };
+        turn.counts.add_refused(refusal.code);
         let reply = Reply { code: refusal.code, message: &refusal.message, data: &[] };
         let answer = frame(Command::SignIn, &claim.tag.request_id, claim.tag.seq, &reply);
         // Control has answered: nothing of this session is left there.

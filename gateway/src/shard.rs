@@ -74,6 +74,9 @@ const ROOM_COUNTS_MS: u64 = 1000;
 /// Accepting pauses for so long when no descriptor or memory is left.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
+/// One word so often about accepting that pauses.
+const ACCEPT_WARN_MS: u64 = 10_000;
+
 /// glommio's own tasks and input get their share this often while the shard turns, and once a [`TICK`] while it sleeps. It
 /// costs two or three system calls on cold caches, and nothing of a client waits for them.
 const LEND_MS: u64 = 50;
@@ -124,6 +127,10 @@ struct Accepting {
     listener: Option<TcpListener>,
     is_armed: bool,
     retry_at: Option<Moment>,
+    /// When it was last armed again at once after an error.
+    again_at: Moment,
+    /// The next word about a lack of descriptors is not before.
+    warn_at: Moment,
 }
 
 /// One shard.
@@ -161,6 +168,8 @@ pub(crate) struct Shard {
     /// Frames taken and offers made in this turn.
     work: usize,
     queue_bytes: usize,
+    /// Memory of partial frames.
+    partial_bytes: usize,
     online_count: u64,
     is_tick: bool,
     link_seen: u64,
@@ -190,7 +199,13 @@ impl Shard {
             unix_ms: setup.clock.unix_ms(now),
             lent_at: now,
             limits: setup.limits,
-            accepting: Accepting { listener: Some(setup.listener), is_armed: false, retry_at: None },
+            accepting: Accepting {
+                listener: Some(setup.listener),
+                is_armed: false,
+                retry_at: None,
+                again_at: Moment::NEVER,
+                warn_at: now,
+            },
             conns: Sessions::new(setup.id, setup.connections_max),
             users: Users::default(),
             rooms: Rooms::default(),
@@ -208,6 +223,7 @@ impl Shard {
             room_counts_at: now,
             work: 0,
             queue_bytes: 0,
+            partial_bytes: 0,
             online_count: 0,
             is_tick: true,
             link_seen: setup.peers.orders().link(),
@@ -345,6 +361,7 @@ impl Shard {
         metrics.set(Gauge::Online, self.online_count);
         metrics.set(Gauge::Rooms, self.rooms.room_count() as u64);
         metrics.set(Gauge::RoomMembers, self.rooms.member_count().into());
+        metrics.set(Gauge::PartialBytes, self.partial_bytes as u64);
         metrics.set(Gauge::QueueBytes, self.queue_bytes as u64);
         metrics.publish(&self.counts);
     }

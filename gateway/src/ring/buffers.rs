@@ -11,7 +11,8 @@ use io_uring::{IoUring, cqueue};
 /// The only buffer group of a shard's ring.
 pub(super) const GROUP: u16 = 0;
 
-/// Buffers of one shard: as many as completions in one turn, so that a turn never starves the next receive.
+/// Buffers of one shard, each given back before the next completion is looked at: enough for what arrives between two
+/// turns. When all are taken receives end, are counted and armed again.
 pub(super) const COUNT: u16 = 1024;
 
 /// Bytes of one buffer: several small frames; a longer frame arrives in pieces.

@@ -129,6 +129,10 @@ impl Cursor {
         }
         // Whatever is stored after this moment is delivered after this item, so nothing higher is worth remembering.
         self.latest = latest;
+        if self.at == latest {
+            self.is_behind = false;
+            self.is_owed = false;
+        }
         Ok(())
     }
 }

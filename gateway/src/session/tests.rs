@@ -11,6 +11,7 @@ use gimbal_rpc::link::{self, Page, Refusal, SendResult, SignalTarget, Tag, Up};
 
 use super::online::CALLS_MAX;
 use super::{Action, Counter, Counts, Deliver, Limits, Moment, Pace, Session, Turn};
+use crate::fanout::{Offered, offer};
 use crate::send_queue::SendQueue;
 
 const ATTACH: Attach = Attach::new(9);
@@ -191,6 +192,7 @@ fn a_refused_sign_in_is_answered_and_then_closed() {
         let refusal = Refusal { code, message: "no".to_owned() };
         let outcome = fixture.call(|session, turn| session.handle_sign_in_refused(&refusal, turn));
         assert_eq!(outcome, Err(reason));
+        assert_eq!(fixture.counts.refused().collect::<Vec<_>>(), [(code, 1)]);
         fixture.call(|session, turn| session.begin_close(reason, 1500, turn));
         let out = fixture.received();
         assert_eq!(Reply::decode(&out[0].3).unwrap(), Reply { code, message: "no", data: &[] });
@@ -437,6 +439,30 @@ fn a_full_queue_makes_a_session_behind_but_ends_one_without_a_cursor() {
     assert_eq!(reason, Some(CloseReason::TooSlow));
     fixture.call(|session, turn| session.begin_close(CloseReason::TooSlow, 0, turn));
     assert_eq!(fixture.received().len(), 1, "what nobody will read is dropped");
+}
+
+#[test]
+fn rooms_do_without_a_session_that_catches_up_unless_nothing_waits() {
+    let mut fixture = Fixture::online(Some(2));
+    let frame = Bytes::from_static(b"room");
+    let give = |fixture: &mut Fixture| offer(&fixture.session, &mut fixture.queue, &frame, 1000);
+    assert_eq!([give(&mut fixture), give(&mut fixture)], [Offered::Queued, Offered::Shed]);
+    fixture.queue.start_send(0);
+    fixture.queue.finish_send(4);
+    fixture.send(17, &Sync::default()).unwrap();
+    let page = page(2, 5, 5, 10);
+    fixture.call(|session, turn| session.handle_sync_done(ATTACH, &tag(), Ok(&page), turn)).unwrap();
+    assert_eq!(give(&mut fixture), Offered::Queued, "it has caught up");
+}
+
+#[test]
+fn an_announcement_that_finds_nothing_missed_resumes_live_delivery() {
+    let mut fixture = Fixture::online(Some(5));
+    fixture.deliver(7).unwrap();
+    assert_eq!(behind(&fixture.drain()[0]), 7);
+    fixture.call(|session, turn| session.handle_announced(ATTACH, Seq::new(5), turn)).unwrap();
+    fixture.deliver(6).unwrap();
+    assert_eq!(fixture.counts.get(Counter::Delivered), 1);
 }
 
 #[test]

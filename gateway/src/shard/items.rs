@@ -27,7 +27,7 @@ impl Shard {
             let Some(item) = self.inbox.pop() else { return };
             self.metrics.add(Total::InboxItems, 1);
             match item {
-                Item::Signal(signal) | Item::Down(Down::Signal(signal)) => self.give_signal(&signal),
+                Item::Signal(signal) => self.give_signal(&signal),
                 Item::Down(down) => self.take_down(down),
             }
         }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use gimbal_codec::{CloseReason, SessionKey};
 
 use super::conn::Conn;
-use super::{ACCEPT_PAUSE_MS, COMPLETIONS_PER_TURN, SENDS_PER_TURN, Shard};
+use super::{ACCEPT_PAUSE_MS, ACCEPT_WARN_MS, COMPLETIONS_PER_TURN, SENDS_PER_TURN, Shard};
 use crate::metrics::{Drop, Total};
 use crate::ring::{AcceptEnd, Chunk, Completion, ReceiveEnd};
 use crate::session::Turn;
@@ -46,6 +46,8 @@ impl Shard {
         let is_late = self.walks.is_draining();
         if !is_late {
             self.arm_accept();
+        } else if !more {
+            self.accepting.listener = None;
         }
         self.metrics.add(Total::Accepted, 1);
         let (now, limits) = (self.now, &self.limits);
@@ -69,9 +71,21 @@ impl Shard {
             return;
         }
         match end {
-            AcceptEnd::Again => self.arm_accept(),
+            // At once, but not again and again: an error that lasts would keep the shard busy with nothing else.
+            AcceptEnd::Again if self.accepting.again_at != self.now => {
+                self.accepting.again_at = self.now;
+                self.arm_accept();
+            }
+            AcceptEnd::Again => self.accepting.retry_at = Some(self.now.plus_ms(ACCEPT_PAUSE_MS)),
             AcceptEnd::Exhausted(errno) => {
-                tracing::warn!(shard = self.id.0, errno, "accepting pauses: no descriptor or memory left");
+                if self.accepting.warn_at <= self.now {
+                    self.accepting.warn_at = self.now.plus_ms(ACCEPT_WARN_MS);
+                    tracing::warn!(
+                        shard = self.id.0,
+                        errno,
+                        "accepting pauses: no descriptor or memory left"
+                    );
+                }
                 self.metrics.dropped(Drop::NoDescriptor, 1);
                 self.accepting.retry_at = Some(self.now.plus_ms(ACCEPT_PAUSE_MS));
             }
@@ -116,6 +130,7 @@ impl Shard {
             return;
         }
         let before = conn.queue.cost_bytes();
+        let partial_before = conn.decoder.allocated();
         let mut turn = Turn {
             key,
             now: self.now,
@@ -145,6 +160,7 @@ impl Shard {
             conn.decoder = Default::default();
         }
         self.work += frame_count as usize;
+        self.partial_bytes = self.partial_bytes + conn.decoder.allocated() - partial_before;
         self.metrics.add(Total::FramesIn, frame_count);
         self.queue_bytes = self.queue_bytes + conn.queue.cost_bytes() - before;
     }
@@ -209,6 +225,7 @@ impl Shard {
         if let Some(conn) = self.conns.remove(key) {
             self.timers.cancel(key.index());
             self.queue_bytes -= conn.queue.cost_bytes();
+            self.partial_bytes -= conn.decoder.allocated();
         }
     }
 
@@ -222,7 +239,7 @@ impl Shard {
                 continue;
             }
             let before = conn.queue.cost_bytes();
-            if let Some(bytes) = conn.queue.start_send(tcp::JOIN_BYTES_MAX)
+            if let Some(bytes) = conn.queue.start_send(tcp::join_bytes_max(before))
                 && let Some(socket) = &conn.socket
             {
                 self.ring.send(key, socket.as_fd(), bytes);

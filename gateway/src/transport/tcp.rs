@@ -7,8 +7,17 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-/// What waits for one socket is joined up to this size for one send; longer frames go alone.
-pub(crate) const JOIN_BYTES_MAX: usize = 16 * 1024;
+/// What waits for one socket is joined up to this size for one send; longer frames go alone. One that reads all the time is
+/// then never far behind, and a copy stays small.
+const JOIN_BYTES_MAX: usize = 16 * 1024;
+
+/// The same where more waits than four such sends would take: as much as a socket of default size takes at once.
+const JOIN_BYTES_MAX_LATE: usize = 64 * 1024;
+
+/// How much is joined for one send when this much waits, in bytes.
+pub(crate) fn join_bytes_max(queue_bytes: usize) -> usize {
+    if queue_bytes > 4 * JOIN_BYTES_MAX { JOIN_BYTES_MAX_LATE } else { JOIN_BYTES_MAX }
+}
 
 /// A peer that acknowledges nothing of what was sent for so long is gone (tcp(7), TCP_USER_TIMEOUT).
 const USER_TIMEOUT: Duration = Duration::from_secs(60);

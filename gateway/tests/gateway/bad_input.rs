@@ -2,7 +2,7 @@
 
 use gimbal_codec::{CloseReason, Command, code, limits};
 
-use crate::support::{World, config};
+use crate::support::{World, config, eventually};
 
 #[test]
 fn bad_bytes_before_sign_in_get_their_close_codes() {
@@ -74,4 +74,16 @@ fn a_flood_after_a_bad_frame_is_discarded() {
     assert_eq!(client.close_code(), CloseReason::EmptyFrame.code());
     drop(client);
     world.await_connections(0);
+}
+
+#[test]
+fn memory_of_frames_that_do_not_end_is_counted_and_given_back() {
+    let world = World::new(&config());
+    let mut client = world.online(1);
+    // The prefix of a packet of 60,000 bytes, and half of it.
+    client.write(&[0xe0, 0xd4, 0x03]);
+    client.write(&vec![0; 30_000]);
+    eventually(|| (30_000..=60_003).contains(&world.server.metrics().partial_frame_bytes()), "counted");
+    drop(client);
+    eventually(|| world.server.metrics().partial_frame_bytes() == 0, "given back");
 }

@@ -26,7 +26,8 @@ fn a_drain_tells_everybody_and_ends() {
     for reader in readers {
         let (code, retry_after_ms) = reader.join().unwrap();
         assert_eq!(code, CloseReason::Draining.code());
-        assert!(retry_after_ms <= 10_000);
+        // Not before the drain is over for all, and spread over as long again and four seconds.
+        assert!(retry_after_ms <= 300 + 300 + 4000);
     }
     assert_eq!(control.online_count(), 0);
 }
@@ -36,7 +37,7 @@ fn a_drain_does_not_wait_for_a_peer_that_never_leaves() {
     let world = World::new(&Config { linger_deadline: Duration::from_millis(200), ..config() });
     let _deaf = world.online(1);
     let drained = world.server.drain(Duration::ZERO);
-    assert_eq!(drained.stuck, 0);
+    assert_eq!(drained, Drained { cut: 0, stuck: 0 });
 }
 
 #[test]
