@@ -430,9 +430,9 @@ pub struct SessionInfo {
     pub session: SessionKey,
     /// Attach number.
     pub attach: Attach,
-    /// Unix milliseconds.
+    /// Unix milliseconds, of whole seconds.
     pub attached_at_ms: i64,
-    /// Address.
+    /// Address; empty: not known.
     pub peer: String,
 }
 

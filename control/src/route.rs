@@ -1,10 +1,13 @@
 //! Where devices are now. In memory only: gateways announce their sessions again after a restart of control.
 //!
 //! Owned by the writer thread and consulted after each commit in command order, so that what concerns a session leaves
-//! on one lane in one order. One route costs a slot of [`ROUTE_BYTES`], its peer's address, and one table entry per user.
+//! on one lane in one order. A route is one slot of a chunk, with everything in it, and its user one entry of a table:
+//! [`ROUTE_BYTES`] at most.
 
 mod slots;
 
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use gimbal_codec::{Attach, CloseReason, DeviceId, GatewayId, Seq, SessionKey, UserId, epoch_number};
@@ -14,12 +17,11 @@ use hashbrown::HashMap;
 use crate::command::{Lane, SessionInfo, SessionPage, SessionRef};
 use slots::Slots;
 
-/// Memory of one route without the text of its peer.
-pub const ROUTE_BYTES: usize = size_of::<Slot>() + 2 * (size_of::<(UserId, u32)>() + 1);
-/// Longest peer address kept: an IPv6 address with scope and port.
-const PEER_BYTES_MAX: usize = 72;
-/// What a session may cost here at most, with everything counted.
-const _: () = assert!(ROUTE_BYTES + PEER_BYTES_MAX <= 256);
+/// Memory of one route: its slot and, for the first one of a user, an entry of the table, which is at its worst just after
+/// it has grown to twice its size and is 7/16 full.
+pub const ROUTE_BYTES: usize = size_of::<Slot>() + (size_of::<(UserId, u32)>() + 1) * 16 / 7;
+/// What a session may cost here at most.
+const _: () = assert!(size_of::<Slot>() == 80 && ROUTE_BYTES <= 256);
 
 /// End of a list of slots.
 const NONE: u32 = u32::MAX;
@@ -66,9 +68,35 @@ struct Route {
     attach: Attach,
     /// What decides between two sessions of a device: the attach number at sign-in, or the one that was announced.
     rank: Attach,
-    attached_at_ms: i64,
-    peer: Box<str>,
-    lane: Lane,
+    /// Unix seconds.
+    attached_at: u32,
+    /// Never 0.
+    lane: NonZeroU32,
+    /// IPv4 as mapped; unspecified: not known.
+    ip: [u8; 16],
+    port: u16,
+}
+
+impl Route {
+    const fn lane(&self) -> Lane {
+        Lane(self.lane.get())
+    }
+
+    fn peer(&self) -> String {
+        match Ipv6Addr::from(self.ip) {
+            Ipv6Addr::UNSPECIFIED => String::new(),
+            ip => SocketAddr::new(ip.to_canonical(), self.port).to_string(),
+        }
+    }
+}
+
+/// What does not parse is not an address that an operator could use.
+fn peer(text: &str) -> ([u8; 16], u16) {
+    match text.parse::<SocketAddr>().map(|address| (address.ip(), address.port())) {
+        Ok((IpAddr::V4(ip), port)) => (ip.to_ipv6_mapped().octets(), port),
+        Ok((IpAddr::V6(ip), port)) => (ip.octets(), port),
+        Err(_) => ([0; 16], 0),
+    }
 }
 
 /// A session that comes online.
@@ -123,8 +151,8 @@ impl Routes {
     pub fn gateway_down(&mut self, lane: Lane) {
         let Some(at) = self.lanes.iter().position(|entry| entry.lane == lane) else { return };
         self.lanes.swap_remove(at);
-        for at in 0..self.slots.len() {
-            let route = self.slots[at].route.as_ref().filter(|route| route.lane == lane);
+        for at in 0..self.slots.len() as u32 {
+            let route = self.slots[at].route.as_ref().filter(|route| route.lane() == lane);
             if let Some((user, device)) = route.map(|route| (route.user, route.device)) {
                 self.remove(user, device);
             }
@@ -146,7 +174,7 @@ impl Routes {
         self.lane(arrival.lane)?;
         if let Some(at) = self.find(arrival.user, arrival.device) {
             let known = self.route(at);
-            if (known.lane, known.session) == (arrival.lane, arrival.session) {
+            if (known.lane(), known.session) == (arrival.lane, arrival.session) {
                 return Some(Announced::Attached(known.attach));
             }
             if known.rank >= was {
@@ -172,8 +200,8 @@ impl Routes {
     /// its own: the answer to its announcement is still on the way down.
     pub fn current(&self, session: SessionRef, user: UserId, device: DeviceId) -> Option<Attach> {
         let route = self.route(self.find(user, device)?);
-        let same =
-            (route.lane, route.session) == (session.lane, session.session) && session.attach <= route.attach;
+        let same = (route.lane(), route.session) == (session.lane, session.session)
+            && session.attach <= route.attach;
         same.then_some(route.attach)
     }
 
@@ -182,9 +210,9 @@ impl Routes {
         let mut kicked = 0;
         let mut at = self.users.get(&user).copied().unwrap_or(NONE);
         while at != NONE {
-            let next = self.slots[at as usize].next;
+            let next = self.slots[at].next;
             let route = self.route(at);
-            let (of, lane, session, attach) = (route.device, route.lane, route.session, route.attach);
+            let (of, lane, session, attach) = (route.device, route.lane(), route.session, route.attach);
             if device.is_none_or(|device| device == of) {
                 self.remove(user, of);
                 self.send(lane, Down::Kick { session, attach, reason });
@@ -210,8 +238,8 @@ impl Routes {
             while at != NONE {
                 let route = self.route(at);
                 let (lane, target) =
-                    (route.lane, Target { session: route.session, attach: route.attach, seq });
-                at = self.slots[at as usize].next;
+                    (route.lane(), Target { session: route.session, attach: route.attach, seq });
+                at = self.slots[at].next;
                 if let Some(lane) = self.lane(lane) {
                     self.lanes[lane].add(body, target);
                     count += 1;
@@ -239,7 +267,7 @@ impl Routes {
     pub fn page(&self, user: Option<UserId>, from: u64, limit: usize) -> SessionPage {
         let from = usize::try_from(from).unwrap_or(usize::MAX).min(self.slots.len());
         let mut sessions = Vec::new();
-        for (at, slot) in self.slots.iter_from(from) {
+        for (at, slot) in self.slots.iter().enumerate().skip(from) {
             let Some(route) = slot.route.as_ref().filter(|route| user.is_none_or(|user| user == route.user))
             else {
                 continue;
@@ -264,7 +292,7 @@ impl Routes {
     pub fn check(&self) {
         let listed: usize = self.users.keys().map(|user| self.devices(*user).count()).sum();
         assert_eq!(listed, self.count, "every route is in its user's list");
-        assert_eq!(self.slots.iter_from(0).filter(|(_, slot)| slot.route.is_some()).count(), self.count);
+        assert_eq!(self.slots.iter().filter(|slot| slot.route.is_some()).count(), self.count);
         for user in self.users.keys() {
             let mut devices: Vec<DeviceId> = self.devices(*user).map(|route| route.device).collect();
             assert!(!devices.is_empty(), "a user without a route is not listed");
@@ -273,23 +301,20 @@ impl Routes {
             assert!(devices.windows(2).all(|pair| pair[0] != pair[1]), "one session for each device");
         }
         assert!(
-            self.slots
-                .iter_from(0)
-                .flat_map(|(_, slot)| &slot.route)
-                .all(|route| self.lane(route.lane).is_some())
+            self.slots.iter().flat_map(|slot| &slot.route).all(|route| self.lane(route.lane()).is_some())
         );
     }
 
     fn info(&self, route: &Route) -> SessionInfo {
-        let gateway = self.lane(route.lane).map_or(GatewayId::default(), |at| self.lanes[at].hello.gateway);
+        let gateway = self.lane(route.lane()).map_or(GatewayId::default(), |at| self.lanes[at].hello.gateway);
         SessionInfo {
             user: route.user,
             device: route.device,
             gateway,
             session: route.session,
             attach: route.attach,
-            attached_at_ms: route.attached_at_ms,
-            peer: route.peer.to_string(),
+            attached_at_ms: i64::from(route.attached_at) * 1000,
+            peer: route.peer(),
         }
     }
 
@@ -310,13 +335,13 @@ impl Routes {
     }
 
     fn route(&self, at: u32) -> &Route {
-        self.slots[at as usize].route.as_ref().expect("a listed slot holds a route")
+        self.slots[at].route.as_ref().expect("a listed slot holds a route")
     }
 
     fn devices(&self, user: UserId) -> impl Iterator<Item = &Route> {
         let mut at = self.users.get(&user).copied().unwrap_or(NONE);
         std::iter::from_fn(move || {
-            let slot = self.slots.get(at as usize)?;
+            let slot = (at != NONE).then(|| &self.slots[at])?;
             at = slot.next;
             slot.route.as_ref()
         })
@@ -325,25 +350,23 @@ impl Routes {
     fn find(&self, user: UserId, device: DeviceId) -> Option<u32> {
         let mut at = *self.users.get(&user)?;
         while at != NONE && self.route(at).device != device {
-            at = self.slots[at as usize].next;
+            at = self.slots[at].next;
         }
         (at != NONE).then_some(at)
     }
 
     fn insert(&mut self, arrival: &Arrival<'_>, attach: Attach, rank: Attach, now_ms: i64) {
-        let mut end = arrival.peer.len().min(PEER_BYTES_MAX);
-        while !arrival.peer.is_char_boundary(end) {
-            end -= 1;
-        }
+        let (ip, port) = peer(arrival.peer);
         let route = Some(Route {
             user: arrival.user,
             device: arrival.device,
             session: arrival.session,
             attach,
             rank,
-            attached_at_ms: now_ms,
-            peer: arrival.peer[..end].into(),
-            lane: arrival.lane,
+            attached_at: u32::try_from(now_ms / 1000).unwrap_or(0),
+            lane: NonZeroU32::new(arrival.lane.0).expect("lanes count from 1"),
+            ip,
+            port,
         });
         let first = self.users.get(&arrival.user).copied().unwrap_or(NONE);
         let at = if self.free == NONE {
@@ -352,8 +375,8 @@ impl Routes {
             at
         } else {
             let at = self.free;
-            self.free = self.slots[at as usize].next;
-            self.slots[at as usize] = Slot { route, next: first };
+            self.free = self.slots[at].next;
+            self.slots[at] = Slot { route, next: first };
             at
         };
         self.users.insert(arrival.user, at);
@@ -362,7 +385,7 @@ impl Routes {
 
     fn remove(&mut self, user: UserId, device: DeviceId) {
         let Some(at) = self.find(user, device) else { return };
-        let next = self.slots[at as usize].next;
+        let next = self.slots[at].next;
         let first = self.users[&user];
         if first == at && next == NONE {
             self.users.remove(&user);
@@ -370,12 +393,12 @@ impl Routes {
             self.users.insert(user, next);
         } else {
             let mut before = first;
-            while self.slots[before as usize].next != at {
-                before = self.slots[before as usize].next;
+            while self.slots[before].next != at {
+                before = self.slots[before].next;
             }
-            self.slots[before as usize].next = next;
+            self.slots[before].next = next;
         }
-        self.slots[at as usize] = Slot { route: None, next: self.free };
+        self.slots[at] = Slot { route: None, next: self.free };
         self.free = at;
         self.count -= 1;
     }

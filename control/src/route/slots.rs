@@ -1,13 +1,10 @@
-//! A table that only grows, in chunks that never move: growth copies nothing, and leaves no old copies to the allocator,
-//! which with a doubling vector were as much memory again as the table.
+//! Slots that grow by chunks, so that memory follows the sessions and nothing is copied when they become more.
 
 use std::ops::{Index, IndexMut};
 
-/// Entries allocated at a time.
-const CHUNK_ENTRIES: usize = 1024;
+/// Slots of one chunk: some 80 KiB of routes.
+const CHUNK: usize = 1024;
 
-/// Entries by index.
-#[derive(Debug)]
 pub(super) struct Slots<T> {
     chunks: Vec<Vec<T>>,
 }
@@ -17,42 +14,34 @@ impl<T> Slots<T> {
         Self { chunks: Vec::new() }
     }
 
+    /// Slots ever made.
     pub(super) fn len(&self) -> usize {
-        self.chunks.last().map_or(0, |last| (self.chunks.len() - 1) * CHUNK_ENTRIES + last.len())
+        self.chunks.last().map_or(0, |last| (self.chunks.len() - 1) * CHUNK + last.len())
     }
 
-    pub(super) fn push(&mut self, entry: T) {
-        match self.chunks.last_mut() {
-            Some(last) if last.len() < CHUNK_ENTRIES => last.push(entry),
-            _ => {
-                let mut chunk = Vec::with_capacity(CHUNK_ENTRIES);
-                chunk.push(entry);
-                self.chunks.push(chunk);
-            }
+    pub(super) fn push(&mut self, slot: T) {
+        if self.len().is_multiple_of(CHUNK) {
+            self.chunks.push(Vec::with_capacity(CHUNK));
         }
+        self.chunks.last_mut().expect("a chunk with room was just made sure of").push(slot);
     }
 
-    pub(super) fn get(&self, index: usize) -> Option<&T> {
-        self.chunks.get(index / CHUNK_ENTRIES)?.get(index % CHUNK_ENTRIES)
-    }
-
-    /// All from `start` on with their indices.
-    pub(super) fn iter_from(&self, start: usize) -> impl Iterator<Item = (usize, &T)> {
-        (start..self.len()).map(|index| (index, &self[index]))
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.chunks.iter().flatten()
     }
 }
 
-impl<T> Index<usize> for Slots<T> {
+impl<T> Index<u32> for Slots<T> {
     type Output = T;
 
-    fn index(&self, index: usize) -> &T {
-        &self.chunks[index / CHUNK_ENTRIES][index % CHUNK_ENTRIES]
+    fn index(&self, at: u32) -> &T {
+        &self.chunks[at as usize / CHUNK][at as usize % CHUNK]
     }
 }
 
-impl<T> IndexMut<usize> for Slots<T> {
-    fn index_mut(&mut self, index: usize) -> &mut T {
-        &mut self.chunks[index / CHUNK_ENTRIES][index % CHUNK_ENTRIES]
+impl<T> IndexMut<u32> for Slots<T> {
+    fn index_mut(&mut self, at: u32) -> &mut T {
+        &mut self.chunks[at as usize / CHUNK][at as usize % CHUNK]
     }
 }
 
@@ -61,17 +50,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_stay_where_they_are_while_the_table_grows() {
+    fn slots_keep_their_number_over_chunks() {
         let mut slots = Slots::new();
-        assert!(slots.len() == 0 && slots.get(0).is_none());
-        slots.push(0);
-        let first: *const usize = &slots[0];
-        (1..3 * CHUNK_ENTRIES).for_each(|n| slots.push(n));
-        assert!(std::ptr::eq(first, &slots[0]));
-        slots[CHUNK_ENTRIES] = 7;
-        assert_eq!((slots[CHUNK_ENTRIES], slots.get(3 * CHUNK_ENTRIES)), (7, None));
-        let tail: Vec<_> = slots.iter_from(3 * CHUNK_ENTRIES - 2).collect();
-        assert_eq!(tail, [(3070, &3070), (3071, &3071)]);
-        assert_eq!(slots.len(), 3 * CHUNK_ENTRIES);
+        for number in 0..3 * CHUNK + 1 {
+            assert_eq!(slots.len(), number);
+            slots.push(number);
+        }
+        slots[CHUNK as u32] = 7;
+        assert_eq!((slots[0], slots[CHUNK as u32], slots[3 * CHUNK as u32]), (0, 7, 3 * CHUNK));
+        assert_eq!(slots.iter().count(), slots.len());
     }
 }

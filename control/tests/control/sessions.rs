@@ -9,7 +9,7 @@ use gimbal_control::writer::Job;
 use gimbal_rpc::link::Down;
 
 use crate::support::{
-    Account, Node, TOKEN_LIFE_MS, attach, bare, key, new_token, push, registered, send, session,
+    Account, Node, START_MS, TOKEN_LIFE_MS, attach, bare, key, new_token, push, registered, send, session,
     session_send, signed_in, slot,
 };
 
@@ -349,6 +349,22 @@ fn a_full_link_loses_items_counted_and_harms_no_other_gateway() {
     assert_eq!(result.seq, Seq::new(1));
     assert_eq!((first.take().len(), second.take().len()), (0, 1));
     assert_eq!(node.counters.link_full.get(), 1);
+}
+
+#[test]
+fn a_listed_session_tells_its_address_and_its_time() {
+    let mut node = Node::memory();
+    let (lane, _gateway) = node.gateway(1);
+    for (index, peer) in ["192.0.2.1:5000", "[2001:db8::7]:65535", "nowhere"].into_iter().enumerate() {
+        let Account { user, device, token } = node.account(None, "a");
+        let peer = peer.to_owned();
+        node.ask(Command::Attach { lane, session: slot(index as u32), user, device, token, peer }).unwrap();
+    }
+    let reply = node.ask(Command::ListSessions { user: None, from: 0, limit: 10 }).unwrap();
+    let Reply::Sessions(page) = reply else { panic!("not {reply:?}") };
+    let peers: Vec<&str> = page.sessions.iter().map(|info| info.peer.as_str()).collect();
+    assert_eq!(peers, ["192.0.2.1:5000", "[2001:db8::7]:65535", ""]);
+    assert!(page.sessions.iter().all(|info| info.attached_at_ms == START_MS));
 }
 
 #[test]
