@@ -151,7 +151,7 @@ fn live_a_day(
     let mut beats = Schedule::new(begin, parameters.users as f64 / parameters.heartbeat_s);
     let mut churn = Schedule::new(begin, parameters.churn);
     let bar = progress((end - begin) / 1_000_000, "mixed");
-    crew.state.is_measuring = true;
+    (crew.state.is_measuring, crew.state.measure_from_ns) = (true, begin);
     crew.state.tally.now_ns = begin;
     while crew.state.tally.now_ns < end && !stop::is_requested() && crew.sockets.open() > 0 {
         let now = crew.state.tally.now_ns;

@@ -76,6 +76,8 @@ pub(super) struct State {
     pub(super) room_deliveries: u64,
     pub(super) published: u64,
     pub(super) is_measuring: bool,
+    /// Only what should have been sent from then on is measured.
+    pub(super) measure_from_ns: u64,
     /// Joins that are not answered.
     pub(super) entering: usize,
 }
@@ -296,7 +298,8 @@ impl State {
             return Err(format!("a message of room {}", message.room.get()));
         }
         self.room_deliveries += 1;
-        if let Some(mark) = Mark::read(message.content).filter(|_| self.is_measuring) {
+        let mark = Mark::read(message.content).filter(|mark| mark.intended_ns >= self.measure_from_ns);
+        if let Some(mark) = mark.filter(|_| self.is_measuring) {
             self.rooms.record(self.tally.now_ns.saturating_sub(mark.intended_ns));
         }
         if !person.is_in_room {
