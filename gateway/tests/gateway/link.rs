@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use gimbal_codec::{CloseReason, Command, RoomId, code};
+use gimbal_codec::{CloseReason, Command, RoomId, code, frame};
 use gimbal_gateway::config::Config;
 use gimbal_rpc::link::{Down, Up};
 
@@ -52,4 +52,20 @@ fn a_full_uplink_refuses_calls_and_keeps_ends() {
     world.await_connections(1);
     world.control.is_full.store(false, Ordering::Relaxed);
     eventually(|| world.control.online_count() == 1, "bob's end arrives late");
+}
+
+#[test]
+fn a_flood_of_calls_is_refused_beyond_a_bound_and_others_are_served() {
+    let world = World::new(&Config { shards: 1, ..config() });
+    let (mut hostile, mut other) = (world.online(1), world.online(2));
+    world.control.is_silent.store(true, Ordering::Relaxed);
+    let acks: Vec<u8> = (0..600).flat_map(|seq| frame(Command::Ack, "", seq, &()).to_vec()).collect();
+    hostile.write(&acks);
+    let refused = hostile.flush();
+    assert_eq!(refused.len(), 600 - 256);
+    assert!(refused.iter().all(|got| got.is(Command::Ack) && got.reply_code() == code::BUSY));
+    assert_eq!(world.control.count(|up| matches!(up, Up::Ack { .. })), 256);
+    world.control.is_silent.store(false, Ordering::Relaxed);
+    other.send(Command::Ack, 7, &());
+    assert_eq!(other.packet().unwrap().reply_code(), code::OK);
 }
