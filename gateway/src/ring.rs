@@ -14,6 +14,9 @@ pub(crate) mod os;
 mod sends;
 pub(crate) mod setup;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::io;
 use std::mem::{ManuallyDrop, size_of};
