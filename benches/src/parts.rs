@@ -155,7 +155,7 @@ pub fn deliver_live() -> impl FnMut() {
     let mut seq = Seq::new(0);
     move || {
         seq = seq.next();
-        let mut deliver = Deliver::new(black_box(&body));
+        let mut deliver = Deliver::new(black_box(&body), 1);
         connection
             .turn(|session, turn| session.handle_deliver(ATTACH, seq, &mut deliver, turn))
             .expect("room");

@@ -220,11 +220,17 @@ impl Ring {
     }
 
     fn try_push(&mut self, entry: &Entry) -> bool {
-        if self.uring.submission().is_full() {
-            self.counts.enters += 1;
-            // An error leaves the queue full: the entry waits in the backlog, and `enter` reports what is lasting.
-            let _ = self.uring.submit();
+        if self.try_push_once(entry) {
+            return true;
         }
+        self.counts.enters += 1;
+        // An error leaves the queue full: the entry waits in the backlog, and `enter` reports what is lasting.
+        let _ = self.uring.submit();
+        self.try_push_once(entry)
+    }
+
+    /// `false`: the submission queue is full.
+    fn try_push_once(&mut self, entry: &Entry) -> bool {
         // SAFETY: every entry is built in this module from memory of `self.memory`, which is neither moved nor freed
         // before the operation's last completion: the arena and the boxes never, a payload by its slot in `sends`.
         // Descriptors are the caller's promise and name no memory.

@@ -77,8 +77,8 @@ impl SendQueue {
         self.in_flight
     }
 
-    /// The bytes to hand to the kernel now: the front buffer from where it stands, joined with the buffers behind it as
-    /// long as they stay within `join_bytes_max` together. `None` when nothing waits or a send is in flight.
+    /// The bytes to hand to the kernel now: the front buffer, joined with the buffers behind it as long as they stay within
+    /// `join_bytes_max` together; or what is left of it once a part is written, so that no byte is copied again and again. `None` when nothing waits or a send is in flight.
     pub(crate) fn start_send(&mut self, join_bytes_max: usize) -> Option<Bytes> {
         if self.in_flight {
             return None;
@@ -134,9 +134,11 @@ impl SendQueue {
 
     /// Joins the front buffer and as many behind it as fit `join_bytes_max` into one.
     fn join(&mut self, join_bytes_max: usize) {
+        if self.written_bytes > 0 {
+            return;
+        }
         let (Some(front), Some(rest)) = (self.front.as_ref(), self.rest.as_mut()) else { return };
-        let begun = self.written_bytes as usize;
-        let mut joined_bytes = front.len() - begun;
+        let mut joined_bytes = front.len();
         let mut count = 0;
         for frame in rest.iter() {
             if joined_bytes + frame.len() > join_bytes_max {
@@ -149,13 +151,12 @@ impl SendQueue {
             return;
         }
         let mut joined = BytesMut::with_capacity(joined_bytes);
-        joined.extend_from_slice(&front[begun..]);
+        joined.extend_from_slice(front);
         for frame in rest.drain(..count) {
             joined.extend_from_slice(&frame);
         }
-        // The written part and the handles of the joined buffers are no longer held.
-        self.cost_bytes -= to_u32(begun + count * BUFFER_COST_BYTES);
-        self.written_bytes = 0;
+        // The handles of the joined buffers are no longer held.
+        self.cost_bytes -= to_u32(count * BUFFER_COST_BYTES);
         self.front = Some(joined.freeze());
         self.release_rest();
     }
@@ -216,12 +217,10 @@ mod tests {
         queue.push(frame(3, 3), 1000).unwrap();
         queue.push(frame(96, 4), 1000).unwrap();
         queue.finish_send(3);
-        assert_eq!(
-            queue.start_send(100).unwrap()[..],
-            [1, 1, 2, 2, 3, 3, 3],
-            "what is left, as far as it fits"
-        );
-        queue.finish_send(7);
+        assert_eq!(queue.start_send(100).unwrap()[..], [1, 1], "what is left goes alone");
+        queue.finish_send(2);
+        assert_eq!(queue.start_send(100).unwrap()[..], [2, 2, 3, 3, 3], "as far as it fits");
+        queue.finish_send(5);
         assert_eq!(queue.start_send(100).unwrap().len(), 96);
     }
 

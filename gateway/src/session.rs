@@ -313,6 +313,11 @@ impl Session {
         }
     }
 
+    /// [`Self::handle_drained`] would change nothing.
+    pub(crate) fn wants_no_drained(&self) -> bool {
+        self.write_deadline == Moment::NEVER && self.online().is_some_and(|online| !online.cursor.is_owed())
+    }
+
     /// A send was started, or one in flight wrote something: the write deadline starts anew.
     pub(crate) fn handle_write_progress(&mut self, now: Moment, limits: &Limits) {
         self.write_deadline = now.plus_ms(limits.write_ms);

@@ -15,13 +15,15 @@ pub(crate) use super::frames::signal_frame;
 #[derive(Debug)]
 pub(crate) struct Deliver<'a> {
     body: &'a Body,
+    /// A frame is kept for the next target. A single one needs no second handle, whose making allocates.
+    is_shared: bool,
     encoded: Option<(Seq, Bytes)>,
 }
 
 impl<'a> Deliver<'a> {
-    /// Nothing is encoded yet.
-    pub(crate) fn new(body: &'a Body) -> Self {
-        Self { body, encoded: None }
+    /// For so many sessions; nothing is encoded yet.
+    pub(crate) fn new(body: &'a Body, target_count: usize) -> Self {
+        Self { body, is_shared: target_count > 1, encoded: None }
     }
 
     /// The whole frame for one place in a mailbox.
@@ -30,7 +32,9 @@ impl<'a> Deliver<'a> {
             Some((encoded_seq, frame)) if *encoded_seq == seq => frame.clone(),
             _ => {
                 let frame = message_frame(self.body, seq);
-                self.encoded = Some((seq, frame.clone()));
+                if self.is_shared {
+                    self.encoded = Some((seq, frame.clone()));
+                }
                 frame
             }
         }

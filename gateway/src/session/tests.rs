@@ -86,7 +86,7 @@ impl Fixture {
     fn deliver(&mut self, seq: u64) -> Result<(), CloseReason> {
         let body = body(100);
         self.call(|session, turn| {
-            session.handle_deliver(ATTACH, Seq::new(seq), &mut Deliver::new(&body), turn)
+            session.handle_deliver(ATTACH, Seq::new(seq), &mut Deliver::new(&body, 1), turn)
         })
     }
 
@@ -546,8 +546,9 @@ fn a_connection_that_ends_while_control_is_asked_takes_the_question_back() {
 #[test]
 fn one_frame_serves_all_devices_of_a_user() {
     let body = body(10);
-    let mut deliver = Deliver::new(&body);
+    let mut deliver = Deliver::new(&body, 3);
     let pointers: Vec<_> = [6, 6, 7].map(|seq| deliver.frame(Seq::new(seq)).as_ptr()).into();
     assert_eq!(pointers[0], pointers[1]);
     assert_ne!(pointers[1], pointers[2]);
+    assert!(Deliver::new(&body, 1).frame(Seq::new(6)).is_unique(), "a single one is not shared");
 }

@@ -82,7 +82,7 @@ impl Shard {
     }
 
     fn deliver(&mut self, body: &Arc<Body>, targets: &[Target]) {
-        let mut deliver = Deliver::new(body);
+        let mut deliver = Deliver::new(body, targets.len());
         for &Target { session, attach, seq } in targets {
             self.call_for_control(session, |s, turn| s.handle_deliver(attach, seq, &mut deliver, turn));
         }

@@ -266,6 +266,9 @@ impl Shard {
             conn.is_write_watched = false;
             conn.session.handle_write_progress(self.now, &self.limits);
         }
+        if conn.queue.is_empty() && conn.session.wants_no_drained() {
+            return;
+        }
         if conn.queue.is_empty() {
             self.call(key, |session, turn| {
                 session.handle_drained(turn);

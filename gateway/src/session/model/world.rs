@@ -326,7 +326,7 @@ impl World {
                 self.on(key, |session, turn| session.handle_announced(attach, latest, turn));
             }
             Down::Deliver { body, targets } => {
-                let mut deliver = Deliver::new(&body);
+                let mut deliver = Deliver::new(&body, targets.len());
                 for target in targets {
                     self.on(target.session, |session, turn| {
                         session.handle_deliver(target.attach, target.seq, &mut deliver, turn)
