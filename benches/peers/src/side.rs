@@ -76,7 +76,7 @@ impl Side {
         let members = accounts.as_ref().map_or(&[][..], |accounts| &accounts.members);
         let is_known = peer != Peer::Gimbal || members.len() >= self.conns.len() + count;
         ensure!(is_known, "more connections than accounts");
-        self.conns.open(address, count, &mut |index, out| {
+        let opened = self.conns.open(address, count, &mut |index, out| {
             match peer {
                 Peer::Bare => return 0,
                 Peer::Gimbal => own::hello(&members[index], out),
@@ -85,7 +85,8 @@ impl Side {
                 Peer::Redis => resp::ping(out),
             }
             1
-        })
+        });
+        opened.with_context(|| format!("the server last said:\n{}\nand", self.server.log_tail()))
     }
 
     /// Closes all connections.

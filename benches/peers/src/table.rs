@@ -139,8 +139,11 @@ impl Row {
 
     /// Says so when a peer is better than gimbal.
     fn behind(&self, title: &str) -> Option<String> {
-        let own = Peer::ALL.iter().position(|peer| *peer == Peer::Gimbal).and_then(|at| self.cells[at])?;
         let (peer, best) = self.best().filter(|(peer, _)| *peer != Peer::Gimbal)?;
+        let Some(own) = Peer::ALL.iter().position(|peer| *peer == Peer::Gimbal).and_then(|at| self.cells[at])
+        else {
+            return Some(format!("- {title}, {}: gimbal has no figure", self.title));
+        };
         let factor = (own.median / best.median).max(best.median / own.median);
         let overlap = own.min <= best.max && best.min <= own.max;
         let doubt = if overlap { "; their ranges overlap" } else { "" };
