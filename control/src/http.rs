@@ -40,9 +40,9 @@ async fn ready(State(pages): State<Pages>) -> Response {
     let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let word = |good| if good { "ok" } else { "failed" };
     let text = format!(
-        "store {}\nwriter {}\ngateways {}\n",
+        "store {}\nserving {}\ngateways {}\n",
         word(readiness.store),
-        word(readiness.writer),
+        if readiness.serving { "yes" } else { "no" },
         readiness.gateways
     );
     (status, text).into_response()

@@ -40,7 +40,8 @@ struct Shared {
     links: ArcSwap<Vec<Arc<Link>>>,
     changing: Mutex<()>,
     next_lane: AtomicU32,
-    stopping: AtomicBool,
+    /// Started, and not told to stop.
+    is_serving: AtomicBool,
 }
 
 /// One connection of one gateway.
@@ -91,16 +92,16 @@ impl LinkRefused {
 pub struct Readiness {
     /// No commit has failed.
     pub store: bool,
-    /// The writer takes work.
-    pub writer: bool,
+    /// All of this process has started, and nothing of it stops.
+    pub serving: bool,
     /// Gateways linked, in this process or over gRPC.
     pub gateways: usize,
 }
 
 impl Readiness {
-    /// Store and writer are; gateways do not matter.
+    /// Store and process are; gateways linked do not matter.
     pub const fn is_ready(self) -> bool {
-        self.store && self.writer
+        self.store && self.serving
     }
 }
 
@@ -121,7 +122,7 @@ impl Plane {
             links: ArcSwap::default(),
             changing: Mutex::default(),
             next_lane: AtomicU32::new(1),
-            stopping: AtomicBool::new(false),
+            is_serving: AtomicBool::new(false),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -147,14 +148,14 @@ impl Plane {
     pub fn readiness(&self) -> Readiness {
         Readiness {
             store: self.shared.writer.is_healthy(),
-            writer: !self.shared.stopping.load(Ordering::SeqCst),
+            serving: self.shared.is_serving.load(Ordering::SeqCst),
             gateways: self.gateways(),
         }
     }
 
-    /// From now on `/readyz` fails.
-    pub(crate) fn set_stopping(&self) {
-        self.shared.stopping.store(true, Ordering::SeqCst);
+    /// Whether `/readyz` may succeed.
+    pub(crate) fn set_serving(&self, is_serving: bool) {
+        self.shared.is_serving.store(is_serving, Ordering::SeqCst);
     }
 
     /// Lets go of every gateway's way down.

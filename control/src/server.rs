@@ -117,6 +117,16 @@ impl ControlServer {
     /// # Errors
     /// [`StartError`]; nothing is left running.
     pub async fn start(checked: Checked) -> Result<Self, StartError> {
+        let server = Self::start_not_ready(checked).await?;
+        server.set_ready(true).await;
+        Ok(server)
+    }
+
+    /// As [`Self::start`], but not ready until [`Self::set_ready`]: what clients connect to has yet to start.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_not_ready(checked: Checked) -> Result<Self, StartError> {
         let config = &checked.config;
         for warning in &checked.warnings {
             tracing::warn!("{warning}");
@@ -199,10 +209,10 @@ impl ControlServer {
         let _ = self.extra_metrics.set(extra);
     }
 
-    /// From now on `/readyz` and the health service tell balancers to go elsewhere; calls and links go on.
-    pub async fn set_not_ready(&self) {
-        self.plane.set_stopping();
-        set_health(&self.health, false).await;
+    /// Whether `/readyz` and the health service tell balancers to come here; calls and links go on in either case.
+    pub async fn set_ready(&self, is_ready: bool) {
+        self.plane.set_serving(is_ready);
+        set_health(&self.health, is_ready).await;
     }
 
     /// Stops in order: readiness fails, links and calls end (within `deadline`, then they are cut), the writer finishes
@@ -210,7 +220,7 @@ impl ControlServer {
     /// acknowledged is durable in any case.
     pub async fn stop(self, deadline: Duration) {
         let Self { plane, store, health, stop, stop_http, mut grpc, mut http, .. } = self;
-        plane.set_stopping();
+        plane.set_serving(false);
         set_health(&health, false).await;
         stop.send_replace(true);
         if tokio::time::timeout(deadline, &mut grpc).await.is_err() {
@@ -322,7 +332,7 @@ async fn router(
     layer: CallLayer,
 ) -> Result<(HealthReporter, Router<Layers>), StartError> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    set_health(&reporter, true).await;
+    set_health(&reporter, false).await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -377,7 +387,7 @@ async fn follow_health(plane: Arc<Plane>, health: HealthReporter, stop: watch::R
             () = tokio::time::sleep(HEALTH_INTERVAL) => {}
             () = &mut stop => return,
         }
-        if !plane.readiness().is_ready() {
+        if !plane.readiness().store {
             set_health(&health, false).await;
             return;
         }

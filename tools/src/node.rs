@@ -79,13 +79,13 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts control, then the gateway on it.
+    /// Starts control, then the gateway on it; ready when both have.
     ///
     /// # Errors
     /// Whatever refuses to start, with what to change; nothing is left running.
     pub async fn start(config: Config, dev: bool) -> Result<Self> {
         let gateway_config = config.gateway;
-        let control = ControlServer::start(config.control.check(dev)?).await?;
+        let control = ControlServer::start_not_ready(config.control.check(dev)?).await?;
         let plane = control.plane();
         let started =
             tokio::task::spawn_blocking(move || Server::start(&gateway_config, Plane::Local(plane)));
@@ -98,6 +98,7 @@ impl Node {
         };
         let registry = registry(&gateway.metrics());
         control.add_metrics(Arc::new(move |page| render(&registry, page)));
+        control.set_ready(true).await;
         Ok(Self { control, gateway })
     }
 
@@ -118,7 +119,7 @@ impl Node {
     pub async fn run(self, mut stop: Stop, drain_over: Duration) -> Result<()> {
         stop.asked().await;
         stop.during(async {
-            self.control.set_not_ready().await;
+            self.control.set_ready(false).await;
             let drained = drain(self.gateway, drain_over).await;
             self.control.stop(CALLS_DEADLINE).await;
             drained

@@ -48,7 +48,7 @@ async fn the_pages_tell_life_readiness_and_figures() {
     rig.server.add_metrics(Arc::new(|page| page.push_str("# TYPE other gauge\nother 1\n# EOF\n")));
 
     assert_eq!(rig.http("/healthz").await, (200, "ok\n".to_owned()));
-    assert_eq!(rig.http("/readyz").await, (200, "store ok\nwriter ok\ngateways 1\n".to_owned()));
+    assert_eq!(rig.http("/readyz").await, (200, "store ok\nserving yes\ngateways 1\n".to_owned()));
     assert_eq!(rig.http("/nothing").await.0, 404);
     let (status, page) = rig.http("/metrics").await;
     assert_eq!(status, 200);

@@ -127,9 +127,7 @@ impl Server {
     /// When it ends early or is not ready in time; its log is quoted.
     pub fn wait_ready(&mut self) -> Result<()> {
         let deadline = clock::now() + READY_TIMEOUT;
-        // Control is ready before the gateway of the same process listens.
-        let accepts = || matches!(self.role, Role::Control) || TcpStream::connect(self.address).is_ok();
-        while !http_ok(self.http, "/readyz") || !accepts() {
+        while !http_ok(self.http, "/readyz") {
             if let Some(status) = self.child.try_wait().context("lost the server")? {
                 bail!("the server ended with {status}:\n{}", self.log_tail());
             }
