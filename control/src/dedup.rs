@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use gimbal_codec::ClientMessageId;
+use gimbal_codec::{ClientMessageId, DeviceId};
 
 use crate::store::key::DedupScope;
 use crate::store::value::{DedupEntry, DedupHead};
@@ -14,8 +14,15 @@ use crate::store::{Scan, StoreError, Table, View};
 
 /// Ids remembered for each device and partition, at least.
 pub const WINDOW: u64 = 1024;
-/// How far the memory outgrows the window before it is trimmed at one go: one scan for this many sends.
-pub const SLACK: u64 = 256;
+/// How far the memory outgrows the window before it is trimmed at one go: one scan for this many sends. Few, because
+/// everybody's sends wait for the scan.
+pub const SLACK: u64 = 32;
+
+/// Ids remembered for this device after a trim. Devices differ, so that those which send in step are not trimmed in one
+/// batch.
+pub const fn window(device: DeviceId) -> u64 {
+    WINDOW + device.get() % SLACK
+}
 
 impl DedupHead {
     /// Of a device that has not sent to this partition.
@@ -38,10 +45,11 @@ pub(crate) fn admit(
     id: ClientMessageId,
 ) -> Result<(DedupHead, Vec<ClientMessageId>), StoreError> {
     let mut next = DedupHead { highest: head.highest.max(id), count: head.count + 1, ..head };
-    if next.count < WINDOW + SLACK {
+    let window = window(scope.device);
+    if next.count < window + SLACK {
         return Ok((next, Vec::new()));
     }
-    let excess = usize::try_from(next.count - WINDOW).expect("the excess is about the slack");
+    let excess = usize::try_from(next.count - window).expect("the excess is about the slack");
     let mut lowest = stored_above(view, scope, head.floor, excess)?;
     let above = ClientMessageId::new(head.floor.get() + 1);
     let of_batch = added.range((scope, above)..=(scope, ClientMessageId::new(u64::MAX)));

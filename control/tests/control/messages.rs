@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use gimbal_codec::{MessageId, Seq, UserId};
 use gimbal_control::command::{CONTENT_BYTES_MAX, Command, PUSH_USERS_MAX, Pushed, Reply};
-use gimbal_control::dedup::{SLACK, WINDOW};
+use gimbal_control::dedup::{SLACK, window};
 use gimbal_control::error::RequestError;
 use gimbal_control::log::Record;
 use gimbal_control::partition::Partition;
@@ -112,7 +112,8 @@ fn repeats_within_one_batch_are_recognised() {
 
 fn window_is_kept_and_trimmed(mut node: Node) {
     let (alice, bob) = (node.account(None, "a"), node.account(None, "b"));
-    let last = WINDOW + SLACK;
+    let window = window(alice.device);
+    let last = window + SLACK;
     for ids in (1..=last).collect::<Vec<u64>>().chunks(500) {
         for reply in node.turn(ids.iter().map(|id| send(alice, *id, bob.user, "x")).collect()) {
             reply.unwrap();
@@ -124,13 +125,13 @@ fn window_is_kept_and_trimmed(mut node: Node) {
     assert!(node.send(alice, last, bob.user, "x").unwrap().duplicate);
     assert_eq!(node.messages(bob.user, 0).1, last, "nothing refused was stored");
     let kept = dump(&*node.store).iter().filter(|entry| entry.0 == Table::Dedup).count() as u64;
-    assert_eq!(kept, WINDOW + 1, "the window and its head");
+    assert_eq!(kept, window + 1, "the window and its head");
     // Several trims within one batch, out of order.
     let batch = (last + 1..last + 1 + 3 * SLACK).rev().map(|id| send(alice, id, bob.user, "x")).collect();
     let stored = node.turn(batch).iter().filter(|reply| reply.is_ok()).count() as u64;
     assert_eq!(node.messages(bob.user, 0).1, last + stored);
     let kept = dump(&*node.store).iter().filter(|entry| entry.0 == Table::Dedup).count() as u64;
-    assert!((WINDOW + 1..WINDOW + SLACK + 1).contains(&kept), "{kept}");
+    assert!((window + 1..window + SLACK + 1).contains(&kept), "{kept}");
 }
 
 #[test]
