@@ -135,6 +135,9 @@ impl Machine {
             Peer::Bare => bail!("the bare bounds are started by their work"),
             Peer::Gimbal => {
                 command.args(["serve", "--dev", "--shards", "1", "--data"]).arg(dir.join("data"));
+                // No peer bounds what one connection may say.
+                let config = "[gateway]\nsignals_per_second = 0\n";
+                command.arg("--config").arg(written(&dir, "gimbal.toml", config)?);
                 command.args(["--listen", &address.to_string(), "--grpc-listen", &grpc.to_string()]);
                 command.args(["--http-listen", &http.to_string()]);
                 ready = Ready::Http(http);
