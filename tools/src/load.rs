@@ -33,9 +33,7 @@ pub struct Target {
     pub grpc: String,
     /// Backend key.
     pub key: String,
-    /// The server's first process, when it runs on this machine.
-    pub pid: Option<u32>,
-    /// All its processes: gateway and control may run apart.
+    /// The server's processes, when it runs on this machine: gateway and control may run apart.
     pub pids: Vec<u32>,
     /// The gateway's health and metrics.
     pub http: Option<SocketAddr>,
@@ -55,7 +53,6 @@ impl Target {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
             grpc: "http://127.0.0.1:1".into(),
             key: String::new(),
-            pid: Some(pid),
             pids: vec![pid],
             http: None,
             sources: Vec::new(),

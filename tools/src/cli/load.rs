@@ -225,13 +225,11 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Echo(Echo { aim, connections, window, rate, round, rounds, bare }) => {
             let parameters = echo::Parameters { connections, window, rate, round_s: round, rounds, bare };
-            let report = echo::run(&aim.open()?, parameters, aim.server_cores.as_deref())?;
-            aim.finish(report.ok, &report.text(), &report)
+            aim.conclude(&echo::run(&aim.open()?, &parameters, aim.server_cores.as_deref())?)
         }
         Verb::Signal(Signal { aim, connections, window, bytes, round, rounds }) => {
             let parameters = signal::Parameters { connections, window, bytes, round_s: round, rounds };
-            let report = signal::run(&aim.open()?, parameters)?;
-            aim.finish(report.ok, &report.text(), &report)
+            aim.conclude(&signal::run(&aim.open()?, &parameters)?)
         }
         Verb::BareEcho { port, cores } => {
             echo::bare::serve(port, cores.as_deref())?;

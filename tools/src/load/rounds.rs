@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde::Serialize;
 
-use crate::{clock, proc::ProcessFigures, report::median};
+use super::watch::read_server;
+use crate::{clock, report::median};
 
 /// One round.
 #[derive(Clone, Debug, Serialize)]
@@ -26,7 +27,7 @@ pub struct Round {
 
 /// The rounds of one server.
 pub struct Rounds {
-    pid: u32,
+    pids: Vec<u32>,
     rounds: Vec<Round>,
 }
 
@@ -41,14 +42,21 @@ pub struct RoundTable {
     pub client_cpu_us: f64,
     /// Voluntary context switches of the server for each.
     pub sleeps: f64,
+    /// Things done in all rounds.
+    pub count: u64,
     /// In the order in which they were run.
     pub rounds: Vec<Round>,
 }
 
 impl Rounds {
-    /// No rounds yet of the server `pid`.
-    pub fn new(pid: u32) -> Self {
-        Self { pid, rounds: Vec::new() }
+    /// No rounds yet of the server with these processes.
+    pub fn new(pids: &[u32]) -> Self {
+        Self { pids: pids.to_vec(), rounds: Vec::new() }
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> usize {
+        self.rounds.len()
     }
 
     /// Measures one round: `work`, which says how many things it did.
@@ -56,8 +64,8 @@ impl Rounds {
     /// # Errors
     /// What `work` says, and when the server is gone.
     pub fn measure(&mut self, work: impl FnOnce() -> Result<u64>) -> Result<()> {
-        let read = || ProcessFigures::read(self.pid).context("cannot read the server's /proc");
-        let read_own = || ProcessFigures::read(std::process::id()).context("cannot read our own /proc");
+        let read = || read_server(&self.pids);
+        let read_own = || read_server(&[std::process::id()]);
         let (before, own_before, start) = (read()?, read_own()?, clock::now());
         let count = work()?;
         let took = clock::now() - start;
@@ -83,25 +91,9 @@ impl Rounds {
             cpu_us: middle(|round| round.cpu_us),
             client_cpu_us: middle(|round| round.client_cpu_us),
             sleeps: middle(|round| round.sleeps),
+            count: self.rounds.iter().map(|round| round.count).sum(),
             rounds: self.rounds,
         }
-    }
-}
-
-impl RoundTable {
-    /// One line of text about one server; `each` is one thing it did.
-    pub fn line(&self, name: &str, each: &str) -> String {
-        format!(
-            "{name:<10}  {:.3} us server CPU per {each}, {:.0}/s, {:.3} sleeps each; client {:.3} us",
-            self.cpu_us, self.per_second, self.sleeps, self.client_cpu_us,
-        )
-    }
-
-    /// One line of text: the last round by thread.
-    pub fn threads_line(&self) -> String {
-        let threads = self.rounds.last().map_or(&[][..], |round| &round.threads);
-        let threads: Vec<String> = threads.iter().map(|(name, us)| format!("{name} {us:.3}")).collect();
-        format!("threads, us each: {}", threads.join(", "))
     }
 }
 
@@ -111,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_round_is_divided_by_what_it_did_and_a_failed_one_does_not_count() {
-        let mut rounds = Rounds::new(std::process::id());
+        let mut rounds = Rounds::new(&[std::process::id()]);
         rounds.measure(|| Ok(1_000_000_000_000)).expect("we may read ourselves");
         assert!(rounds.measure(|| anyhow::bail!("no")).is_err());
         let table = rounds.table();

@@ -8,6 +8,7 @@ pub mod bare;
 
 use std::{
     collections::VecDeque,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,22 +18,21 @@ use serde::Serialize;
 
 use crate::{
     clock,
-    grpc::Api,
     load::{
-        Target, fleet, nanos, progress,
+        Target, limits, nanos, progress,
         rounds::{RoundTable, Rounds},
         sockets::{Event, Sockets},
+        stage::Stage,
+        stop,
+        watch::{Live, Watch},
     },
-    proc::raise_open_files,
-    report::{Latency, LatencyTable, RunFacts},
+    report::{Counts, Figure, Latency, LatencyTable, Report},
 };
 
 /// How long no heartbeat may be answered.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Unmeasured time before the first round of each server.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// Descriptors of this process beside its connections.
-const FILES_SPARE: u64 = 64;
 
 /// What to do.
 #[derive(Clone, Debug, Serialize)]
@@ -60,46 +60,31 @@ pub struct Outcome {
     table: RoundTable,
 }
 
-/// The outcome as one JSON object.
-#[derive(Debug, Serialize)]
-pub struct Report {
-    scenario: &'static str,
-    /// Every heartbeat was answered, in order; a run in which one is not ends with an error.
-    pub ok: bool,
-    facts: RunFacts,
-    parameters: Parameters,
-    gateway: Outcome,
-    bare: Option<Outcome>,
-    /// CPU of the former over CPU of the latter.
-    ratio: Option<f64>,
-}
-
 /// Runs the scenario; the bare echo runs on `bare_cores`.
 ///
 /// # Errors
 /// When the run cannot be made, or a heartbeat is answered wrong or not at all.
-pub fn run(target: &Target, parameters: Parameters, bare_cores: Option<&str>) -> Result<Report> {
-    let pid = target
-        .pid
-        .context("CPU can only be read of a server on this machine: give --server-pid or --start")?;
-    ensure!(parameters.connections > 0 && parameters.window > 0, "at least one connection and one heartbeat");
-    ensure!(parameters.rounds > 0, "at least one round");
-    let files = raise_open_files();
-    let needed = parameters.connections as u64 * 2 + FILES_SPARE;
-    ensure!(needed <= files, "only {files} open files are allowed here");
-    let facts = RunFacts::collect(clock::unix());
-    let mut gateway = Side::new(pid, sign_in(target, parameters.connections)?, &parameters);
-    let child = parameters.bare.then(|| bare::Bare::start(bare_cores)).transpose()?;
+pub fn run(target: &Target, parameters: &Parameters, bare_cores: Option<&str>) -> Result<Report> {
+    let Parameters { connections, window, rounds, bare, .. } = *parameters;
+    ensure!(connections > 0 && window > 0, "at least one connection and one heartbeat");
+    ensure!(rounds > 0, "at least one round");
+    limits::check(target, connections * (1 + usize::from(bare)))?;
+    let stage = Stage::open(target, connections)?;
+    let watch = stage.watch(&[])?;
+    let mut gateway = Side::new(&target.pids, stage.sign_in()?, parameters);
+    gateway.line.live = Some(Arc::clone(&stage.live));
+    let child = bare.then(|| bare::Bare::start(bare_cores)).transpose()?;
     let mut bare = match &child {
-        Some(child) => Some(Side::new(child.pid(), child.connect(parameters.connections)?, &parameters)),
+        Some(child) => Some(Side::new(&[child.pid()], child.connect(connections)?, parameters)),
         None => None,
     };
     for side in [Some(&mut gateway), bare.as_mut()].into_iter().flatten() {
         side.line.exchange(WARM_UP)?;
         side.line.latency = Latency::default();
     }
-    let bar = progress(parameters.rounds as u64, "rounds");
-    for _ in 0..parameters.rounds {
+    watch.begin_at_rest();
+    let bar = progress(rounds as u64, "rounds");
+    while gateway.rounds.count() < rounds && !stop::is_requested() {
         for side in [Some(&mut gateway), bare.as_mut()].into_iter().flatten() {
             let length = Duration::from_secs_f64(parameters.round_s);
             side.rounds.measure(|| side.line.exchange(length))?;
@@ -107,22 +92,44 @@ pub fn run(target: &Target, parameters: Parameters, bare_cores: Option<&str>) ->
         bar.inc(1);
     }
     bar.finish_and_clear();
+    watch.end();
     let (gateway, bare) = (gateway.outcome(), bare.map(Side::outcome));
-    let ratio = bare.as_ref().map(|bare| gateway.table.cpu_us / bare.table.cpu_us);
-    Ok(Report { scenario: "echo", ok: true, facts, parameters, gateway, bare, ratio })
+    Ok(report(stage, watch, parameters, &gateway, bare.as_ref()))
 }
 
-fn sign_in(target: &Target, count: usize) -> Result<Sockets> {
-    let runtime = fleet::runtime()?;
-    let api = runtime.block_on(Api::connect(&target.grpc))?;
-    let bar = progress(count as u64, "register");
-    let members = runtime.block_on(fleet::register(&api, &target.key, count, &bar))?;
-    bar.finish_and_clear();
-    let mut sockets = Sockets::new().context("no epoll")?;
-    let bar = progress(count as u64, "sign in");
-    fleet::sign_in(&mut sockets, target.address, &members, &bar)?;
-    bar.finish_and_clear();
-    Ok(sockets)
+fn report(
+    stage: Stage<'_>,
+    watch: Watch,
+    parameters: &Parameters,
+    gateway: &Outcome,
+    bare: Option<&Outcome>,
+) -> Report {
+    let mut watched = watch.finish();
+    if let Some(server) = &mut watched.server {
+        server.divide("heartbeat", gateway.table.count);
+    }
+    let counts = Counts {
+        heartbeats: gateway.table.count,
+        signed_in: parameters.connections as u64,
+        ..Counts::default()
+    };
+    let mut report = stage.report("echo", parameters, counts, watched);
+    report.headline = vec![
+        Figure::new("server CPU per heartbeat", gateway.table.cpu_us, "us"),
+        Figure::new("heartbeats", gateway.table.per_second, "/s"),
+        Figure::new("sleeps of the server per heartbeat", gateway.table.sleeps, ""),
+    ];
+    report.latency = [("heartbeat".to_owned(), gateway.latency.clone())].into();
+    let ratio = bare.map(|bare| gateway.table.cpu_us / bare.table.cpu_us);
+    if let Some((bare, ratio)) = bare.zip(ratio) {
+        report.headline.push(Figure::new("bare echo per heartbeat", bare.table.cpu_us, "us"));
+        report.headline.push(Figure::new("ratio to the bare echo", ratio, "x"));
+        report.latency.insert("bare echo".to_owned(), bare.latency.clone());
+    }
+    report.detail("gateway", gateway);
+    report.detail("bare", bare);
+    report.detail("ratio", ratio);
+    report
 }
 
 /// One server under measurement.
@@ -132,8 +139,8 @@ struct Side {
 }
 
 impl Side {
-    fn new(pid: u32, sockets: Sockets, parameters: &Parameters) -> Self {
-        Self { line: Line::new(sockets, parameters), rounds: Rounds::new(pid) }
+    fn new(pids: &[u32], sockets: Sockets, parameters: &Parameters) -> Self {
+        Self { line: Line::new(sockets, parameters), rounds: Rounds::new(pids) }
     }
 
     fn outcome(self) -> Outcome {
@@ -151,6 +158,10 @@ struct Line {
     /// Whose turn it is.
     next: usize,
     latency: Latency,
+    /// Answers so far.
+    answered: u64,
+    /// Where they are told to the watch.
+    live: Option<Arc<Live>>,
 }
 
 /// The heartbeats of one connection.
@@ -190,7 +201,8 @@ impl Line {
             rate => Duration::from_secs(1) / u32::try_from(rate).unwrap_or(u32::MAX),
         };
         let conns = (0..parameters.connections).map(|_| Beats::default()).collect();
-        Self { sockets, conns, window: parameters.window, distance, next: 0, latency: Latency::default() }
+        let (window, latency) = (parameters.window, Latency::default());
+        Self { sockets, conns, window, distance, next: 0, latency, answered: 0, live: None }
     }
 
     /// Heartbeats for `length`, and until all of them are answered; how many.
@@ -219,6 +231,10 @@ impl Line {
             now = clock::now();
             open -= got.closed;
             answered += got.answered;
+            self.answered += got.answered;
+            if let Some(live) = &self.live {
+                Live::set(&live.acked, self.answered);
+            }
             if got.answered > 0 {
                 last_answer = now;
             }
@@ -260,28 +276,6 @@ struct Answers {
     answered: u64,
     /// Answers after which no new heartbeat was sent.
     closed: u64,
-}
-
-impl Report {
-    /// For people.
-    pub fn text(&self) -> String {
-        let Parameters { connections, window, rate, .. } = self.parameters;
-        let load = match rate {
-            0 => format!("{window} at once"),
-            rate => format!("{rate}/s"),
-        };
-        let mut lines = vec![format!("echo: {connections} connections, {load}")];
-        let sides = [("gateway", Some(&self.gateway)), ("bare", self.bare.as_ref())];
-        for (name, outcome) in sides.into_iter().filter_map(|(name, side)| Some((name, side?))) {
-            lines.push(outcome.table.line(name, "heartbeat"));
-            lines.push(outcome.latency.line(name));
-        }
-        lines.push(self.gateway.table.threads_line());
-        if let Some(ratio) = self.ratio {
-            lines.push(format!("ratio {ratio:.3}"));
-        }
-        lines.join("\n")
-    }
 }
 
 #[cfg(test)]

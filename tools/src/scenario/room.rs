@@ -17,13 +17,13 @@ use crate::{
         crowd::{Done, Order},
         nanos, progress,
         publisher::Publisher,
+        rounds::{RoundTable, Rounds},
         stage::{Stage, unless_stopped},
         stop,
         watch::{Live, Watch, read_server},
         worker::Crowds,
     },
-    proc::ProcessFigures,
-    report::{Counts, Figure, Latency, Report, median},
+    report::{Counts, Figure, Latency, Report},
 };
 
 /// How long one window may take.
@@ -52,19 +52,6 @@ pub struct Parameters {
     pub bare: bool,
 }
 
-/// One round of one server.
-#[derive(Clone, Debug, Serialize)]
-pub struct Round {
-    /// Members times messages.
-    deliveries: u64,
-    /// Per second.
-    deliveries_per_second: f64,
-    /// Server CPU per delivery, microseconds.
-    cpu_us_per_delivery: f64,
-    /// The same for each name of threads.
-    threads: Vec<(String, f64)>,
-}
-
 /// Runs the scenario; a bare sender runs on `bare_cores`.
 ///
 /// # Errors
@@ -84,18 +71,18 @@ pub fn run(target: &Target, parameters: Parameters, bare_cores: Option<&str>) ->
     room.crowds.execute(&Order::Tell, || Ok(()))?;
     room.windows = Latency::default();
     watch.begin_at_rest();
-    let (mut rounds, mut bare_rounds) = (Vec::new(), Vec::new());
+    let mut rounds = Rounds::new(&target.pids);
+    let mut bare_rounds = bare.as_ref().map(|bare| Rounds::new(&[bare.pid()]));
     let bar = progress(parameters.rounds as u64, "rounds");
-    while rounds.len() < parameters.rounds && room.is_sound() {
-        match measure(&target.pids, &parameters, &mut || room.timed_window()) {
-            Ok(round) => rounds.push(round),
-            Err(error) => {
-                room.fail(&error);
-                break;
-            }
+    while rounds.count() < parameters.rounds && room.is_sound() {
+        if let Err(error) = rounds.measure(|| windows(&parameters, &mut || room.timed_window())) {
+            room.fail(&error);
+            break;
         }
-        if let Some(bare) = bare.as_mut().filter(|_| !stop::is_requested()) {
-            bare_rounds.push(measure(&[bare.pid()], &parameters, &mut || bare.window())?);
+        if let Some((bare, rounds)) =
+            bare.as_mut().zip(bare_rounds.as_mut()).filter(|_| !stop::is_requested())
+        {
+            rounds.measure(|| windows(&parameters, &mut || bare.window()))?;
         }
         bar.inc(1);
     }
@@ -103,6 +90,7 @@ pub fn run(target: &Target, parameters: Parameters, bare_cores: Option<&str>) ->
     watch.end();
     let told = room.crowds.execute(&Order::Tell, || Ok(()))?;
     let Room { counts, faults, windows, is_broken, .. } = room;
+    let (rounds, bare_rounds) = (rounds.table(), bare_rounds.map(Rounds::table));
     let outcome =
         Outcome { is_broken, counts, faults, windows, deliveries: told.latency, rounds, bare_rounds };
     Ok(report(stage, watch, &parameters, outcome))
@@ -115,32 +103,28 @@ struct Outcome {
     faults: Vec<String>,
     windows: Latency,
     deliveries: Latency,
-    rounds: Vec<Round>,
-    bare_rounds: Vec<Round>,
+    rounds: RoundTable,
+    bare_rounds: Option<RoundTable>,
 }
 
 fn report(stage: Stage<'_>, watch: Watch, parameters: &Parameters, outcome: Outcome) -> Report {
     let mut watched = watch.finish();
     let Outcome { is_broken, counts, faults, windows, deliveries, rounds, bare_rounds } = outcome;
-    let total: u64 = rounds.iter().map(|round| round.deliveries).sum();
     if let Some(server) = &mut watched.server {
-        server.divide("delivery", total);
+        server.divide("delivery", rounds.count);
         server.divide("connection", parameters.members as u64);
-        if !bare_rounds.is_empty() {
+        if bare_rounds.is_some() {
             // The time of the bare rounds is in the whole; what the server spent in it is not.
             watched
                 .notes
                 .push("the server's share of the time includes the bare rounds, in which it rests".into());
         }
     }
-    let middle =
-        |rounds: &[Round], get: fn(&Round) -> f64| median(&rounds.iter().map(get).collect::<Vec<_>>());
-    let cpu_us = middle(&rounds, |round| round.cpu_us_per_delivery);
-    let bare_us = (!bare_rounds.is_empty()).then(|| middle(&bare_rounds, |round| round.cpu_us_per_delivery));
-    let rate = middle(&rounds, |round| round.deliveries_per_second);
+    let (cpu_us, rate) = (rounds.cpu_us, rounds.per_second);
+    let bare_us = bare_rounds.as_ref().map(|bare| bare.cpu_us);
     let mut report = stage.report("room", parameters, counts, watched);
     report.complete &= !is_broken;
-    report.ok &= report.complete && !rounds.is_empty();
+    report.ok &= report.complete && rounds.count > 0;
     report.headline =
         vec![Figure::new("server CPU per delivery", cpu_us, "us"), Figure::new("deliveries", rate, "/s")];
     if let Some(bare_us) = bare_us {
@@ -153,29 +137,20 @@ fn report(stage: Stage<'_>, watch: Watch, parameters: &Parameters, outcome: Outc
     report.detail("deliveries_per_second", rate);
     report.detail("bare_cpu_us_per_delivery", bare_us);
     report.detail("ratio", bare_us.map(|bare_us| cpu_us / bare_us));
-    report.detail("rounds", &rounds);
-    report.detail("bare_rounds", &bare_rounds);
+    report.detail("rounds", &rounds.rounds);
+    report.detail("bare_rounds", bare_rounds.map(|bare| bare.rounds));
     report.faults = faults;
     report
 }
 
-fn measure(pids: &[u32], parameters: &Parameters, window: &mut dyn FnMut() -> Result<()>) -> Result<Round> {
-    let (before, begin) = (read_server(pids)?, clock::now());
-    let (mut windows, mut now) = (0u64, begin);
-    while (now - begin).as_secs_f64() < parameters.round_s && !stop::is_requested() {
+/// Windows for the length of a round; how many deliveries they were.
+fn windows(parameters: &Parameters, window: &mut dyn FnMut() -> Result<()>) -> Result<u64> {
+    let (begin, mut windows) = (clock::now(), 0u64);
+    while clock::now().duration_since(begin).as_secs_f64() < parameters.round_s && !stop::is_requested() {
         window()?;
-        now = clock::now();
         windows += 1;
     }
-    let spent: ProcessFigures = read_server(pids)?.since(&before);
-    let deliveries = windows * parameters.window as u64 * parameters.members as u64;
-    let per_delivery = |cpu_ns: u64| cpu_ns as f64 / 1_000.0 / deliveries.max(1) as f64;
-    Ok(Round {
-        deliveries,
-        deliveries_per_second: deliveries as f64 / (now - begin).as_secs_f64().max(1e-9),
-        cpu_us_per_delivery: per_delivery(spent.cpu_ns),
-        threads: spent.threads.into_iter().map(|thread| (thread.name, per_delivery(thread.cpu_ns))).collect(),
-    })
+    Ok(windows * parameters.window as u64 * parameters.members as u64)
 }
 
 /// The members, joined, and the publisher.

@@ -5,33 +5,33 @@
 
 use std::{
     collections::VecDeque,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use gimbal_codec::{Command, UserId, body, frame};
 use serde::Serialize;
 
 use crate::{
     clock,
-    grpc::Api,
     load::{
         Target,
-        fleet::{self, Member},
+        fleet::Member,
         nanos, progress,
-        rounds::{RoundTable, Rounds},
+        rounds::Rounds,
         sockets::{Event, Sockets},
+        stage::Stage,
+        stop,
+        watch::Live,
     },
-    proc::raise_open_files,
-    report::{Latency, LatencyTable, RunFacts},
+    report::{Counts, Figure, Latency, Report},
 };
 
 /// How long no signal may arrive.
 const ARRIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Unmeasured time before the first round.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// Descriptors of this process beside its connections.
-const FILES_SPARE: u64 = 64;
 /// A signal's number, at the start of its content.
 const SEQ_BYTES: usize = 8;
 
@@ -50,48 +50,45 @@ pub struct Parameters {
     pub rounds: usize,
 }
 
-/// The outcome as one JSON object.
-#[derive(Debug, Serialize)]
-pub struct Report {
-    scenario: &'static str,
-    /// Every signal arrived once and in order; a run in which one does not ends with an error.
-    pub ok: bool,
-    facts: RunFacts,
-    parameters: Parameters,
-    /// From its sending to its arrival.
-    latency: LatencyTable,
-    #[serde(flatten)]
-    table: RoundTable,
-}
-
 /// Runs the scenario.
 ///
 /// # Errors
 /// When the run cannot be made, or a signal is lost or arrives out of order.
-pub fn run(target: &Target, parameters: Parameters) -> Result<Report> {
-    let pid = target
-        .pid
-        .context("CPU can only be read of a server on this machine: give --server-pid or --start")?;
+pub fn run(target: &Target, parameters: &Parameters) -> Result<Report> {
     let is_paired = parameters.connections > 0 && parameters.connections.is_multiple_of(2);
     ensure!(is_paired, "connections are pairs: an even number, at least 2");
     ensure!(parameters.window > 0 && parameters.rounds > 0, "at least one signal and one round");
     ensure!(parameters.bytes >= SEQ_BYTES, "a signal carries its number: at least {SEQ_BYTES} bytes");
-    let files = raise_open_files();
-    let needed = parameters.connections as u64 + FILES_SPARE;
-    ensure!(needed <= files, "only {files} open files are allowed here");
-    let facts = RunFacts::collect(clock::unix());
-    let mut pairs = Pairs::sign_in(target, &parameters)?;
-    let mut rounds = Rounds::new(pid);
+    let stage = Stage::open(target, parameters.connections)?;
+    let watch = stage.watch(&[])?;
+    let mut pairs = Pairs::sign_in(&stage, parameters)?;
+    let mut rounds = Rounds::new(&target.pids);
     pairs.exchange(WARM_UP)?;
     pairs.latency = Latency::default();
+    watch.begin_at_rest();
     let bar = progress(parameters.rounds as u64, "rounds");
-    for _ in 0..parameters.rounds {
+    while rounds.count() < parameters.rounds && !stop::is_requested() {
         rounds.measure(|| pairs.exchange(Duration::from_secs_f64(parameters.round_s)))?;
         bar.inc(1);
     }
     bar.finish_and_clear();
+    watch.end();
     let (latency, table) = (pairs.latency.table(), rounds.table());
-    Ok(Report { scenario: "signal", ok: true, facts, parameters, latency, table })
+    let mut watched = watch.finish();
+    if let Some(server) = &mut watched.server {
+        server.divide("signal", table.count);
+    }
+    let (sent, signed_in) = (table.count, parameters.connections as u64);
+    let counts = Counts { sent, delivered: sent, signed_in, ..Counts::default() };
+    let mut report = stage.report("signal", parameters, counts, watched);
+    report.headline = vec![
+        Figure::new("server CPU per signal", table.cpu_us, "us"),
+        Figure::new("signals", table.per_second, "/s"),
+    ];
+    report.latency = [("signal".to_owned(), latency)].into();
+    report.detail("cpu_us", table.cpu_us);
+    report.detail("rounds", &table.rounds);
+    Ok(report)
 }
 
 /// Every connection and its partner, which has the index with the lowest bit flipped.
@@ -100,6 +97,9 @@ struct Pairs {
     conns: Vec<Conn>,
     window: usize,
     latency: Latency,
+    /// Signals that arrived so far.
+    arrived: u64,
+    live: Arc<Live>,
 }
 
 /// One connection.
@@ -142,23 +142,15 @@ impl Conn {
 }
 
 impl Pairs {
-    fn sign_in(target: &Target, parameters: &Parameters) -> Result<Self> {
-        let runtime = fleet::runtime()?;
-        let api = runtime.block_on(Api::connect(&target.grpc))?;
-        let count = parameters.connections;
-        let bar = progress(count as u64, "register");
-        let members = runtime.block_on(fleet::register(&api, &target.key, count, &bar))?;
-        bar.finish_and_clear();
-        let mut sockets = Sockets::new().context("no epoll")?;
-        let bar = progress(count as u64, "sign in");
-        fleet::sign_in(&mut sockets, target.address, &members, &bar)?;
-        bar.finish_and_clear();
+    fn sign_in(stage: &Stage<'_>, parameters: &Parameters) -> Result<Self> {
+        let (sockets, members) = (stage.sign_in()?, &stage.members);
         let conn = |index: usize| {
             let Member { user: partner, .. } = members[index ^ 1];
             Conn { partner, content: vec![b'.'; parameters.bytes], sent: 0, got: 0, open: VecDeque::new() }
         };
-        let conns = (0..count).map(conn).collect();
-        Ok(Self { sockets, conns, window: parameters.window, latency: Latency::default() })
+        let conns = (0..members.len()).map(conn).collect();
+        let (window, live) = (parameters.window, Arc::clone(&stage.live));
+        Ok(Self { sockets, conns, window, latency: Latency::default(), arrived: 0, live })
     }
 
     /// Signals for `length`, and until all of them have arrived; how many.
@@ -192,24 +184,12 @@ impl Pairs {
             now = clock::now();
             if arrived > before {
                 last_arrival = now;
+                self.arrived += arrived - before;
+                Live::set(&self.live.delivered, self.arrived);
             }
             ensure!(now - last_arrival < ARRIVE_TIMEOUT, "{open} signals do not arrive");
         }
         Ok(arrived)
-    }
-}
-
-impl Report {
-    /// For people.
-    pub fn text(&self) -> String {
-        let Parameters { connections, window, bytes, .. } = self.parameters;
-        let lines = [
-            format!("signal: {connections} connections in pairs, {window} open of each, {bytes} B"),
-            self.table.line("signal", "signal"),
-            self.latency.line("latency"),
-            self.table.threads_line(),
-        ];
-        lines.join("\n")
     }
 }
 

@@ -15,7 +15,6 @@ use gimbal::{
     },
     report::{Report, write_json, write_page},
 };
-use serde::Serialize;
 
 use crate::cli::{GrpcArgs, KeyArgs};
 
@@ -86,7 +85,6 @@ impl Aim {
                 address,
                 grpc: self.grpc.grpc.clone(),
                 key,
-                pid: self.server_pid.first().copied(),
                 pids: self.server_pid.clone(),
                 http,
                 sources,
@@ -128,7 +126,6 @@ impl Aim {
             address: server.address,
             grpc: format!("http://{}", server.grpc),
             key: self.key.read()?,
-            pid: Some(server.pid()),
             pids: [vec![server.pid()], others].concat(),
             http: Some(server.http),
             sources: self.sources()?,
@@ -151,18 +148,13 @@ impl Aim {
         if let Some(path) = &self.report {
             write_page(path, std::slice::from_ref(report))?;
         }
-        self.finish(report.ok, &report.text(), report)
-    }
-
-    /// As [`Self::conclude`] for scenarios with an outcome of their own shape.
-    pub(super) fn finish(&self, ok: bool, text: &str, report: &impl Serialize) -> Result<ExitCode> {
         if let Some(path) = &self.json {
             write_json(path, report)?;
         }
         if self.json.as_deref() != Some(Path::new("-")) {
-            gimbal::say!("{text}");
+            gimbal::say!("{}", report.text());
         }
-        Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
