@@ -129,6 +129,17 @@ pub fn slab_bytes() -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
+/// CPU time that the host of this virtual machine has kept for others since it started, over all CPUs, seconds (`steal` in
+/// `/proc/stat`, in hundredths on every architecture we run on).
+pub fn stolen_s() -> Option<f64> {
+    stolen(&fs::read_to_string("/proc/stat").ok()?)
+}
+
+fn stolen(stat: &str) -> Option<f64> {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    Some(line.split_whitespace().nth(7)?.parse::<u64>().ok()? as f64 / 100.0)
+}
+
 /// Bytes of a page on both architectures we run on.
 const PAGE_BYTES: u64 = 4096;
 
@@ -215,6 +226,14 @@ mod tests {
         let text = "sockets: used 9\nTCP: inuse 5 orphan 0 tw 1 alloc 6 mem 12\nUDP: inuse 1 mem 7\n";
         assert_eq!(tcp_pages(text), Some(12));
         assert_eq!(tcp_pages("UDP: mem 7"), None);
+    }
+
+    #[test]
+    fn stolen_time_is_the_eighth_of_all_cpus() {
+        let text = "cpu  1 2 3 4 5 6 7 250 9 10\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
+        assert_eq!(stolen(text), Some(2.5));
+        assert_eq!(stolen("cpu  1 2 3"), None);
+        assert!(stolen_s().is_some());
     }
 
     #[test]

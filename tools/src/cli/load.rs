@@ -84,9 +84,15 @@ pub(crate) struct Steady {
     /// Seconds before measuring
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     warm_up: f64,
-    /// Seconds of measuring
+    /// Seconds of measuring, in each round
     #[arg(long, default_value_t = 10.0, value_parser = seconds)]
     duration: f64,
+    /// Rounds; the medians are compared
+    #[arg(long, default_value_t = 1)]
+    rounds: usize,
+    /// Measure in turn what bounds the acknowledgement: a bare io_uring echo at the same rate, and syncs of the same disk
+    #[arg(long, requires = "start")]
+    bare: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -196,7 +202,7 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
     raise_open_files();
     stop::install()?;
     match verb {
-        Verb::Steady(Steady { aim, connections, rate, window, bytes, warm_up, duration }) => {
+        Verb::Steady(Steady { aim, connections, rate, window, bytes, warm_up, duration, rounds, bare }) => {
             let parameters = steady::Parameters {
                 connections,
                 rate,
@@ -204,8 +210,10 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
                 bytes,
                 warm_up_s: warm_up,
                 duration_s: duration,
+                rounds,
+                bare,
             };
-            aim.conclude(&steady::run(&aim.open()?, parameters)?)
+            aim.conclude(&steady::run(&aim.open()?, parameters, aim.server_cores.as_deref())?)
         }
         Verb::Idle(Idle { aim, low, high, settle, hold, apart, heartbeat, processes }) => {
             idle::without_huge_pages()?;

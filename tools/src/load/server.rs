@@ -121,6 +121,11 @@ impl Server {
         self.child.id()
     }
 
+    /// Where it keeps its data, configuration and log until it is dropped.
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Waits until it can take writes.
     ///
     /// # Errors

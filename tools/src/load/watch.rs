@@ -27,6 +27,8 @@ const PERIOD: Duration = Duration::from_millis(250);
 const LOOKS_PER_PAGE: u64 = 4;
 /// Above this share of a core a thread has no time left.
 const SATURATED: f64 = 0.9;
+/// Above this share of a core, taken by the machine's host, a run's slowest hundredth may be the host's.
+const STOLEN: f64 = 0.002;
 /// Samples kept; beyond it every second one is given up, so that a long run has a short report.
 const SAMPLES_MAX: usize = 2_400;
 
@@ -69,6 +71,8 @@ struct Reading {
     server: ProcessFigures,
     client: ProcessFigures,
     counters: Option<BTreeMap<String, u64>>,
+    /// CPU time the machine's host has kept for others so far, seconds.
+    stolen_s: f64,
 }
 
 /// The running thread.
@@ -159,6 +163,13 @@ impl Watch {
                 "the client was the bottleneck: its busiest thread took {:.0} % of a core, the server's {:.0} %",
                 client.busiest_thread * 100.0,
                 server.as_ref().map_or(0.0, |server| server.busiest_thread * 100.0)
+            ));
+        }
+        let stolen_s = end.stolen_s - begin.stolen_s;
+        if stolen_s > STOLEN * seconds {
+            notes.push(format!(
+                "the machine itself paused: its host kept {stolen_s:.2} s of CPU time for others in {seconds:.1} s, and the \
+                 slowest latencies may be its own"
             ));
         }
         if server.as_ref().is_some_and(|server| server.counters.is_empty()) {
@@ -291,7 +302,8 @@ impl Eye {
         let counters = self.page.filter(|_| with_page).and_then(read_counters);
         let at = clock::now();
         let client = sum(&self.clients).or_else(|| sum(&self.clients[..1])).unwrap_or_default();
-        Some(Reading { at, server: sum(&self.servers)?, client, counters })
+        let stolen_s = proc::stolen_s().unwrap_or(0.0);
+        Some(Reading { at, server: sum(&self.servers)?, client, counters, stolen_s })
     }
 
     /// The processes now, and the page when it has caught up with now.

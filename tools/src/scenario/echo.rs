@@ -149,7 +149,7 @@ impl Side {
 }
 
 /// The heartbeats of all connections to one server.
-struct Line {
+pub(super) struct Line {
     sockets: Sockets,
     conns: Vec<Beats>,
     window: usize,
@@ -157,7 +157,7 @@ struct Line {
     distance: Duration,
     /// Whose turn it is.
     next: usize,
-    latency: Latency,
+    pub(super) latency: Latency,
     /// Answers so far.
     answered: u64,
     /// Where they are told to the watch.
@@ -195,7 +195,7 @@ impl Beats {
 }
 
 impl Line {
-    fn new(sockets: Sockets, parameters: &Parameters) -> Self {
+    pub(super) fn new(sockets: Sockets, parameters: &Parameters) -> Self {
         let distance = match parameters.rate {
             0 => Duration::ZERO,
             rate => Duration::from_secs(1) / u32::try_from(rate).unwrap_or(u32::MAX),
@@ -206,7 +206,7 @@ impl Line {
     }
 
     /// Heartbeats for `length`, and until all of them are answered; how many.
-    fn exchange(&mut self, length: Duration) -> Result<u64> {
+    pub(super) fn exchange(&mut self, length: Duration) -> Result<u64> {
         let start = clock::now();
         let end = start + length;
         let (mut now, mut due, mut open, mut answered) = (start, start, 0, 0);

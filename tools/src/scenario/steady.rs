@@ -2,7 +2,11 @@
 //!
 //! Connections come in pairs that write to each other. Latency counts from the moment a message should have been sent,
 //! so a stalled server cannot hide behind a client that waits for it. The ledger decides whether the run is valid.
+//!
+//! With bounds, rounds of the run alternate with rounds of what it cannot be faster than on this machine: a bare echo at the
+//! same rate, and syncs of the same disk. The medians of their p99 are compared.
 
+mod bounds;
 mod pair;
 
 use std::{
@@ -18,7 +22,7 @@ use crate::{
     clock,
     ledger::verify,
     load::{
-        Target,
+        Target, limits,
         mailboxes::{Mailbox, read_mailboxes},
         nanos, progress,
         sockets::Sockets,
@@ -26,8 +30,9 @@ use crate::{
         stop,
         watch::{Live, Watch, Watched},
     },
-    report::{Counts, Figure, Latency, Report},
+    report::{Counts, Figure, Latency, LatencyTable, Report},
 };
+use bounds::{Bounds, Round};
 use pair::{Fleet, Peer};
 
 /// Longest wait in one turn, so that the end is noticed.
@@ -52,13 +57,20 @@ pub struct Parameters {
     pub bytes: usize,
     /// Sent and verified, but not measured, seconds.
     pub warm_up_s: f64,
-    /// Measured, seconds.
+    /// Measured in each round, seconds.
     pub duration_s: f64,
+    /// Rounds.
+    pub rounds: usize,
+    /// Measure a bare echo and syncs of the disk before each round.
+    pub bare: bool,
 }
 
 /// Latencies and counts while the run goes on.
 #[derive(Default)]
 struct Meters {
+    /// Of this round.
+    round_acks: Latency,
+    /// Of the rounds that have ended.
     acks: Latency,
     deliveries: Latency,
     counts: Counts,
@@ -68,31 +80,34 @@ struct Meters {
     delivered_measured: u64,
     /// Found in the mailboxes at the end.
     stored: u64,
-    /// Messages intended at or after this, nanoseconds of the run, are measured.
+    /// Messages intended at or after this, nanoseconds of the round, are measured.
     measure_from_ns: u64,
     /// And before this.
     measure_to_ns: u64,
-    /// Now, nanoseconds of the run.
+    /// Now, nanoseconds of the round.
     now_ns: u64,
+    /// Measured in the rounds before this one, nanoseconds.
+    measured_before_ns: u64,
     faults: Vec<String>,
 }
 
 impl Meters {
-    fn measures(&self) -> bool {
-        (self.measure_from_ns..self.measure_to_ns).contains(&self.now_ns)
+    /// Whether a message counts that was intended at `at_ns`, however late its answer comes.
+    fn measures(&self, at_ns: u64) -> bool {
+        (self.measure_from_ns..self.measure_to_ns).contains(&at_ns)
     }
 
-    /// Length of the measured time, also when it ended early.
-    fn measured_s(&self) -> f64 {
-        self.measure_to_ns.saturating_sub(self.measure_from_ns) as f64 / 1e9
+    /// Length of the measured time of this round, also when it ended early, nanoseconds.
+    fn measured_ns(&self) -> u64 {
+        self.measure_to_ns.saturating_sub(self.measure_from_ns)
     }
 }
 
-/// Runs the scenario.
+/// Runs the scenario; the bare echo runs on `bare_cores`.
 ///
 /// # Errors
 /// When the run cannot be made at all; a run that was made and is invalid has `ok == false`.
-pub fn run(target: &Target, parameters: Parameters) -> Result<Report> {
+pub fn run(target: &Target, parameters: Parameters, bare_cores: Option<&str>) -> Result<Report> {
     ensure!(
         parameters.connections >= 2 && parameters.connections.is_multiple_of(2),
         "connections come in pairs"
@@ -102,13 +117,24 @@ pub fn run(target: &Target, parameters: Parameters) -> Result<Report> {
         parameters.bytes <= gimbal_codec::limits::CONTENT_BYTES_MAX,
         "a message is too long for one frame"
     );
+    ensure!(parameters.rounds > 0, "at least one round");
+    limits::check(target, parameters.connections * (1 + usize::from(parameters.bare)))?;
     let stage = Stage::open(target, parameters.connections)?;
     let sockets = stage.sign_in()?;
+    let mut bounds = match parameters.bare {
+        true => Some(Bounds::start(target, &parameters, bare_cores)?),
+        false => None,
+    };
     let watch = stage.watch(&[])?;
     let run_id = nanos(clock::unix());
     let mut load = Load::new(run_id, sockets, &stage, &parameters);
-    load.send_all(&watch)?;
-    load.drain()?;
+    let mut rounds = Vec::new();
+    while rounds.len() < parameters.rounds && !stop::is_requested() && load.sockets.open() > 0 {
+        let bounds = bounds.as_mut().map(Bounds::measure).transpose()?;
+        load.send_all(&watch)?;
+        load.drain()?;
+        rounds.push(Round::new(&load.next_round(), bounds));
+    }
     let Load { mut meters, fleet, .. } = load;
     let bar = progress(parameters.connections as u64, "verify");
     let mailboxes = stage.runtime.block_on(read_mailboxes(&stage.api, &stage.members, &bar));
@@ -117,7 +143,9 @@ pub fn run(target: &Target, parameters: Parameters) -> Result<Report> {
     if let Err(error) = &verified {
         meters.fault(format!("the mailboxes cannot be read: {error:#}"));
     }
-    Ok(report(stage, &parameters, meters, watch.finish(), verified.is_ok()))
+    let mut report = report(stage, &parameters, meters, watch.finish(), verified.is_ok());
+    bounds::describe(&mut report, &rounds);
+    Ok(report)
 }
 
 /// Enters the ledger's judgement of every mailbox.
@@ -147,7 +175,7 @@ fn report(
     let mut report = stage.report("steady", parameters, meters.counts.clone(), watched);
     report.complete &= is_verified;
     report.ok &= is_verified && report.counts.acked > 0 && report.counts.delivered == meters.stored;
-    let seconds = meters.measured_s();
+    let seconds = meters.measured_before_ns as f64 / 1e9;
     let per_second = |count: u64| count as f64 / seconds.max(1e-9);
     let acks = meters.acks.table();
     report.headline = vec![
@@ -174,8 +202,10 @@ struct Load<'a> {
     meters: Meters,
     start: Instant,
     live: Arc<Live>,
-    /// Messages of the open loop's schedule that were sent.
+    /// Messages of the round's schedule that were sent.
     scheduled: u64,
+    /// The watch knows that the measured time has begun.
+    is_begun: bool,
 }
 
 impl<'a> Load<'a> {
@@ -187,13 +217,24 @@ impl<'a> Load<'a> {
         let peers = (0..members.len()).map(|index| Peer::new(members[index ^ 1].user, index)).collect();
         let fleet = Fleet { run, bytes: parameters.bytes, peers };
         let live = Arc::clone(&stage.live);
-        Self { parameters, sockets, fleet, meters, start: clock::now(), live, scheduled: 0 }
+        Self { parameters, sockets, fleet, meters, start: clock::now(), live, scheduled: 0, is_begun: false }
     }
 
-    /// Sends until the measured time is over, the run is interrupted, or nobody is left.
+    /// Ends a round: returns its latencies, which count in the whole run's too.
+    fn next_round(&mut self) -> LatencyTable {
+        let meters = &mut self.meters;
+        let acks = std::mem::take(&mut meters.round_acks);
+        meters.acks.merge(&acks);
+        meters.measured_before_ns += meters.measured_ns();
+        // Only a server that has just started has to warm up.
+        (meters.measure_from_ns, self.scheduled) = (0, 0);
+        meters.measure_to_ns = nanos(Duration::from_secs_f64(self.parameters.duration_s));
+        acks.table()
+    }
+
+    /// Sends until the measured time of a round is over, the run is interrupted, or nobody is left.
     fn send_all(&mut self, watch: &Watch) -> Result<()> {
         let bar = progress(self.meters.measure_to_ns / 1_000_000, "steady");
-        let mut is_begun = false;
         self.start = clock::now();
         loop {
             self.tick();
@@ -204,8 +245,8 @@ impl<'a> Load<'a> {
                 self.meters.measure_to_ns = self.meters.now_ns;
                 break;
             }
-            if !is_begun && self.meters.measures() {
-                is_begun = true;
+            if !self.is_begun && self.meters.now_ns >= self.meters.measure_from_ns {
+                self.is_begun = true;
                 watch.begin();
             }
             let wait = self.send_due();

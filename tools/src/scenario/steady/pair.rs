@@ -142,9 +142,9 @@ impl Fleet {
         let result = SendResult::decode(reply.data).map_err(|error| error.to_string())?;
         peer.sent.answer(number, Outcome::Acked(result.seq.get()));
         meters.counts.acked += 1;
-        if meters.measures() {
+        if meters.measures(intended_ns) {
             meters.acked_measured += 1;
-            meters.acks.record(meters.now_ns.saturating_sub(intended_ns));
+            meters.round_acks.record(meters.now_ns.saturating_sub(intended_ns));
         }
         Ok(())
     }
@@ -161,7 +161,7 @@ impl Fleet {
             return Ok(()); // the ledger has it
         }
         meters.counts.delivered += 1;
-        if let Some(mark) = mark.filter(|_| meters.measures()) {
+        if let Some(mark) = mark.filter(|mark| meters.measures(mark.intended_ns)) {
             meters.delivered_measured += 1;
             meters.deliveries.record(meters.now_ns.saturating_sub(mark.intended_ns));
         }
