@@ -11,6 +11,9 @@ mod gateway {
     pub(crate) mod fanout;
     pub(crate) mod send_queue;
     pub(crate) mod session;
+    pub(crate) mod transport {
+        pub(crate) mod form;
+    }
     pub(crate) mod shard {
         pub(crate) mod inbox;
         pub(crate) mod timers;
@@ -26,7 +29,7 @@ mod ring {
     }
 }
 
-use gateway::{fanout, send_queue, session};
+use gateway::{fanout, send_queue, session, transport};
 
 use bytes::Bytes;
 use gimbal_codec::{ClientMessageId, Command, UserId, body, frame};

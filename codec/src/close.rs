@@ -83,6 +83,10 @@ reasons! {
     UnknownCommand = 4306, "unknown_command";
     /// Too many frames before sign-in.
     TooManyFrames = 4307, "too_many_frames";
+    /// Frames that break the WebSocket protocol (RFC 6455).
+    BadWebSocket = 4308, "bad_websocket";
+    /// A WebSocket text or close reason that is not UTF-8.
+    BadText = 4309, "bad_text";
 }
 
 impl CloseReason {

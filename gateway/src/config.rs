@@ -58,6 +58,54 @@ pub struct Config {
     pub inbox_bytes_max: ByteSize,
     /// Sessions reached per second by a push to all that names no pace. Default 100,000; at least 1.
     pub push_per_second: u32,
+    /// Clients over WebSocket.
+    pub websocket: WebSocket,
+}
+
+/// Clients over WebSocket. Unknown keys are refused.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WebSocket {
+    /// Address. Default 0.0.0.0:8003 (gim's port); port 0 takes any free one; `""`: no WebSocket.
+    #[serde(with = "address_or_empty")]
+    pub listen: Option<SocketAddr>,
+    /// The only path that is served. Default `/ws`, as gim's; begins with a slash, has no `?` or `#`, at most 256 bytes.
+    pub path: String,
+    /// Origins of web pages that may connect, as `https://app.example`, beside pages of the very host that they connect to;
+    /// `*`: any. Default none. Programs that send no Origin may always connect: what counts is their token.
+    pub origins: Vec<String>,
+}
+
+impl Default for WebSocket {
+    fn default() -> Self {
+        Self {
+            listen: Some(SocketAddr::from(([0, 0, 0, 0], 8003))),
+            path: "/ws".to_owned(),
+            origins: Vec::new(),
+        }
+    }
+}
+
+/// An address, or an empty string for none.
+mod address_or_empty {
+    use std::net::SocketAddr;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(value: &Option<SocketAddr>, to: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(address) => to.collect_str(address),
+            None => to.serialize_str(""),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+        let text = String::deserialize(from)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        text.parse().map(Some).map_err(|error| D::Error::custom(format!("{text:?}: {error}")))
+    }
 }
 
 impl Default for Config {
@@ -81,6 +129,7 @@ impl Default for Config {
             inbox_items_max: 65_536,
             inbox_bytes_max: ByteSize::mib(64),
             push_per_second: 100_000,
+            websocket: WebSocket::default(),
         }
     }
 }
@@ -112,9 +161,34 @@ impl Config {
         duration("linger_deadline", self.linger_deadline, MS, MINUTE)?;
         bytes("queue_bytes_max", self.queue_bytes_max, ByteSize::kib(4), ByteSize::mib(64))?;
         bytes("socket_send_bytes", self.socket_send_bytes, ByteSize::kib(4), ByteSize::mib(16))?;
-        bytes("inbox_bytes_max", self.inbox_bytes_max, ByteSize::mib(1), ByteSize::gib(16))
+        bytes("inbox_bytes_max", self.inbox_bytes_max, ByteSize::mib(1), ByteSize::gib(16))?;
+        self.websocket.check()
     }
 }
+
+impl WebSocket {
+    fn check(&self) -> Result<(), ConfigError> {
+        let is_path = self.path.starts_with('/')
+            && self.path.len() <= PATH_BYTES_MAX
+            && self.path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#');
+        if !is_path {
+            return Err(ConfigError::text("websocket.path", &self.path, "/", "/ and printable ASCII"));
+        }
+        let is_origin = |origin: &String| {
+            let host = origin.split_once("://").map(|(_, host)| host);
+            origin == "*"
+                || origin == "null"
+                || host.is_some_and(|host| !host.is_empty() && !host.contains('/'))
+        };
+        match self.origins.iter().find(|origin| !is_origin(origin)) {
+            Some(bad) => Err(ConfigError::text("websocket.origins", bad, "*", "scheme://host:port")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Longest path of the WebSocket.
+const PATH_BYTES_MAX: usize = 256;
 
 fn number(name: &'static str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {
     within(name, value, min, max)
@@ -151,6 +225,24 @@ mod tests {
     #[test]
     fn the_default_is_within_its_bounds() {
         Config::default().check().unwrap();
+    }
+
+    #[test]
+    fn paths_and_origins_are_checked() {
+        let with = |path: &str, origins: &[&str]| {
+            let origins = origins.iter().map(|&origin| origin.to_owned()).collect();
+            let websocket = WebSocket { path: path.to_owned(), origins, ..WebSocket::default() };
+            Config { websocket, ..Config::default() }.check()
+        };
+        with("/a/b", &["*", "null", "https://app.example", "http://localhost:8030"]).unwrap();
+        for (path, origin) in
+            [("ws", "*"), ("/ws?x", "*"), ("/w s", "*"), ("/", "app.example"), ("/", "https://a/")]
+        {
+            assert!(
+                with(path, &[origin]).unwrap_err().to_string().starts_with("websocket."),
+                "{path} {origin}"
+            );
+        }
     }
 
     #[test]

@@ -19,6 +19,13 @@ pub struct ConfigError {
     pub max: String,
 }
 
+impl ConfigError {
+    /// For a setting that is no number.
+    pub(crate) fn text(name: &'static str, value: &str, min: &str, max: &str) -> Self {
+        Self { name, value: format!("{value:?}"), min: min.to_owned(), max: max.to_owned() }
+    }
+}
+
 /// Why a gateway does not start: one paragraph that says what is wrong and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {

@@ -6,6 +6,7 @@ use hashbrown::HashMap;
 
 use crate::send_queue::SendQueue;
 use crate::session::Session;
+use crate::transport::form::Shared;
 
 /// Longest buffer that frames are joined into. A longer one would be shed as a whole by sessions that have room for part.
 const BURST_BYTES_MAX: usize = 16 * 1024;
@@ -64,15 +65,16 @@ impl Burst {
     }
 
     /// The frames as one shared buffer; a single frame is not copied.
-    pub(crate) fn join(self) -> Bytes {
-        match <[Bytes; 1]>::try_from(self.frames) {
+    pub(crate) fn join(self) -> Shared {
+        let joined = match <[Bytes; 1]>::try_from(self.frames) {
             Ok([frame]) => frame,
             Err(frames) => {
                 let mut joined = BytesMut::with_capacity(self.bytes);
                 frames.iter().for_each(|frame| joined.extend_from_slice(frame));
                 joined.freeze()
             }
-        }
+        };
+        Shared::new(joined)
     }
 }
 
@@ -93,7 +95,7 @@ pub(crate) enum Offered {
 pub(crate) fn offer(
     session: &Session,
     queue: &mut SendQueue,
-    frames: &Bytes,
+    frames: &Shared,
     queue_bytes_max: usize,
 ) -> Offered {
     if !session.is_online() {
@@ -103,7 +105,7 @@ pub(crate) fn offer(
     if session.is_catching_up() && !queue.is_empty() {
         return Offered::Shed;
     }
-    if queue.is_above_half(queue_bytes_max) || queue.push(frames.clone(), queue_bytes_max).is_err() {
+    if queue.is_above_half(queue_bytes_max) || queue.push_shared(frames, queue_bytes_max).is_err() {
         return Offered::Shed;
     }
     Offered::Queued
@@ -112,6 +114,11 @@ pub(crate) fn offer(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::form::Form;
+
+    fn stream(burst: Burst) -> Bytes {
+        burst.join().get(Form::Stream)
+    }
 
     #[test]
     fn frames_of_a_room_are_joined_in_order_and_bounded() {
@@ -124,7 +131,7 @@ mod tests {
         assert!(!bursts.add(RoomId::new(1), Bytes::from_static(b"c")));
         assert!(!bursts.is_empty());
         let given: Vec<_> =
-            bursts.drain().map(|burst| (burst.room.get(), burst.frame_count(), burst.join())).collect();
+            bursts.drain().map(|burst| (burst.room.get(), burst.frame_count(), stream(burst))).collect();
         let last = [&big[..], b"c"].concat();
         let expected = [(1, 2, b"ab".to_vec()), (2, 1, b"x".to_vec()), (1, 2, last)];
         assert_eq!(given, expected.map(|(room, count, bytes)| (room, count, Bytes::from(bytes))));
@@ -137,6 +144,6 @@ mod tests {
         let frame = Bytes::from(vec![1, 2, 3]);
         bursts.add(RoomId::new(1), frame.clone());
         let burst = bursts.drain().next().unwrap();
-        assert_eq!(burst.join().as_ptr(), frame.as_ptr());
+        assert_eq!(stream(burst).as_ptr(), frame.as_ptr());
     }
 }

@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::session::{Counter, Counts};
+use crate::transport::websocket::Refusal;
 
 macro_rules! metrics {
     ($(#[$doc:meta])* $kind:ident: $($name:ident = $text:literal, $help:literal;)*) => {
@@ -35,6 +36,8 @@ metrics! {
     SignedIn = "sign_ins", "Sessions that came online";
     BytesIn = "received_bytes", "Bytes received from clients";
     FramesIn = "frames_received", "Whole frames received from clients";
+    Upgrades = "websocket_upgrades", "Connections that became WebSockets";
+    Pings = "websocket_pings_received", "WebSocket pings, each answered";
     BytesOut = "sent_bytes", "Bytes that sockets took";
     Sends = "send_operations", "Send operations given to the kernel";
     Receives = "receive_completions", "Receive completions with bytes";
@@ -94,6 +97,7 @@ pub(crate) struct ShardMetrics {
     closed: [AtomicU64; CloseReason::ALL.len()],
     /// The last one counts all other codes.
     refused: [AtomicU64; REFUSED_CODES.len() + 1],
+    upgrades_refused: [AtomicU64; Refusal::ALL.len()],
 }
 
 impl Default for ShardMetrics {
@@ -105,6 +109,7 @@ impl Default for ShardMetrics {
             events: Counts::default().events().map(|_| AtomicU64::new(0)).collect(),
             closed: std::array::from_fn(|_| AtomicU64::new(0)),
             refused: std::array::from_fn(|_| AtomicU64::new(0)),
+            upgrades_refused: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 }
@@ -130,6 +135,11 @@ impl ShardMetrics {
 
     pub(crate) fn dropped(&self, what: Drop, count: u64) {
         bump(&self.dropped[what as usize], count);
+    }
+
+    /// A request for a WebSocket was not granted.
+    pub(crate) fn upgrade_refused(&self, refusal: Refusal) {
+        bump(&self.upgrades_refused[refusal as usize], 1);
     }
 
     /// For drops that are counted elsewhere.
@@ -208,6 +218,12 @@ impl Metrics {
         self.sum(|shard| &shard.closed[place.expect("ALL holds every reason")])
     }
 
+    /// Requests for a WebSocket that were refused, by the label `reason`; `None` if there is no such.
+    pub fn upgrades_refused(&self, reason: &str) -> Option<u64> {
+        let &refusal = Refusal::ALL.iter().find(|refusal| refusal.label() == reason)?;
+        Some(self.sum(|shard| &shard.upgrades_refused[refusal as usize]))
+    }
+
     fn gauge(&self, gauge: Gauge) -> u64 {
         self.sum(|shard| &shard.gauges[gauge as usize])
     }
@@ -262,6 +278,16 @@ impl Collector for Metrics {
             let code = REFUSED_CODES.get(place).map_or("other".to_owned(), ToString::to_string);
             (code, self.sum(|shard| &shard.refused[place]))
         });
+        let upgrades = Refusal::ALL.iter().map(|&refusal| {
+            (refusal.label().to_owned(), self.sum(|shard| &shard.upgrades_refused[refusal as usize]))
+        });
+        encode_family(
+            &mut encoder,
+            "websocket_refused",
+            "Requests for a WebSocket that were refused",
+            "reason",
+            upgrades,
+        )?;
         encode_family(
             &mut encoder,
             "refused",

@@ -107,15 +107,16 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Accepts from `listener` until [`Completion::AcceptEnded`]. The listener must stay open until then.
-    pub(crate) fn accept(&mut self, listener: BorrowedFd<'_>) {
+    /// Accepts from `listener`, which is the caller's number `index`, until [`Completion::AcceptEnded`]. The listener must
+    /// stay open until then.
+    pub(crate) fn accept(&mut self, index: u8, listener: BorrowedFd<'_>) {
         let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).flags(libc::SOCK_CLOEXEC).build();
-        self.push(entry.user_data(user_data(Kind::Accept, 0)));
+        self.push(entry.user_data(user_data(Kind::Accept, index.into())));
     }
 
-    /// Ends [`Self::accept`]; its end comes as a completion.
-    pub(crate) fn cancel_accept(&mut self) {
-        let entry = opcode::AsyncCancel::new(user_data(Kind::Accept, 0)).build();
+    /// Ends [`Self::accept`] of listener `index`; its end comes as a completion.
+    pub(crate) fn cancel_accept(&mut self, index: u8) {
+        let entry = opcode::AsyncCancel::new(user_data(Kind::Accept, index.into())).build();
         self.push(entry.user_data(user_data(Kind::Cancel, 0)));
     }
 
@@ -180,9 +181,9 @@ impl Ring {
         !self.ready.is_empty() || !self.uring.completion().is_empty()
     }
 
-    /// What was received.
-    pub(crate) fn bytes(&self, chunk: &Chunk) -> &[u8] {
-        self.memory.buffers.bytes(chunk)
+    /// What was received, for its owner to work in.
+    pub(crate) fn bytes_mut(&mut self, chunk: &mut Chunk) -> &mut [u8] {
+        self.memory.buffers.bytes_mut(chunk)
     }
 
     /// Gives a receive buffer back.
@@ -264,7 +265,7 @@ impl Ring {
             self.in_flight -= 1;
         }
         match kind {
-            Kind::Accept => completion::accepted(entry.result(), more),
+            Kind::Accept => completion::accepted(value as u8, entry.result(), more),
             Kind::Receive => Some(self.received(self.key(value), entry, more)),
             Kind::Send => Some(self.sent(value as u32, entry.result())),
             Kind::Close => Some(Completion::Closed { key: self.key(value) }),
@@ -340,7 +341,7 @@ impl Ring {
         }
         let (kind, _) = completion::parse(entry.user_data());
         if kind == Kind::Accept && entry.result() >= 0 {
-            drop(completion::accepted(entry.result(), false));
+            drop(completion::accepted(0, entry.result(), false));
         }
     }
 }

@@ -6,6 +6,9 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
+use gimbal_codec::CloseReason;
+
+use crate::transport::form::{Form, Shared};
 
 /// Counted for each waiting buffer beside its bytes: the handle and its allocation. Without it tiny frames would cost
 /// a hostile client nothing against its bound.
@@ -33,20 +36,59 @@ pub(crate) struct SendQueue {
     /// Bytes of `front` that are written already.
     written_bytes: u32,
     in_flight: bool,
+    /// What the peer reads.
+    form: Form,
 }
 
 impl SendQueue {
-    /// Queues whole frames. An empty queue takes any one buffer, so that a sync page fits a small bound.
+    /// A queue for a peer that reads `form`.
+    pub(crate) fn new(form: Form) -> Self {
+        Self { form, ..Self::default() }
+    }
+
+    /// From here on the peer reads `form`.
+    pub(crate) fn set_form(&mut self, form: Form) {
+        self.form = form;
+    }
+
+    /// Queues whole frames in the form that the peer reads. An empty queue takes any one buffer, so that a sync page fits
+    /// a small bound.
     ///
     /// # Errors
     /// [`Full`] when the queue would cost more than `bytes_max`.
     pub(crate) fn push(&mut self, frame: Bytes, bytes_max: usize) -> Result<(), Full> {
-        let cost = frame.len() + BUFFER_COST_BYTES;
-        if !self.is_empty() && self.cost_bytes() + cost > bytes_max {
-            return Err(Full);
-        }
-        self.append(frame);
-        Ok(())
+        self.push_as_is(self.form.of(frame), bytes_max)
+    }
+
+    /// Queues whole frames that others get too.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub(crate) fn push_shared(&mut self, frames: &Shared, bytes_max: usize) -> Result<(), Full> {
+        self.push_as_is(frames.get(self.form), bytes_max)
+    }
+
+    /// Queues the close frame, which is the last; with [`RESERVE_BYTES`] beyond the bound. `retry_after_ms`: what it says.
+    ///
+    /// # Errors
+    /// [`Full`] when the reserve is used up as well.
+    pub(crate) fn push_close(
+        &mut self,
+        frame: Bytes,
+        reason: CloseReason,
+        retry_after_ms: u64,
+        bytes_max: usize,
+    ) -> Result<(), Full> {
+        let told = self.form.of_close(frame, reason, retry_after_ms);
+        self.push_as_is(told, bytes_max + RESERVE_BYTES)
+    }
+
+    /// Queues what the transport itself has to say, with [`RESERVE_BYTES`] beyond the bound.
+    ///
+    /// # Errors
+    /// [`Full`] when the reserve is used up as well.
+    pub(crate) fn push_answer(&mut self, bytes: Bytes, bytes_max: usize) -> Result<(), Full> {
+        self.push_as_is(bytes, bytes_max + RESERVE_BYTES)
     }
 
     /// Queues a reply or control frame, for which there is [`RESERVE_BYTES`] beyond the bound.
@@ -113,6 +155,15 @@ impl SendQueue {
             self.front = None;
         }
         self.cost_bytes = self.front.as_ref().map_or(0, |front| to_u32(front.len() + BUFFER_COST_BYTES));
+    }
+
+    fn push_as_is(&mut self, bytes: Bytes, bytes_max: usize) -> Result<(), Full> {
+        let cost = bytes.len() + BUFFER_COST_BYTES;
+        if !self.is_empty() && self.cost_bytes() + cost > bytes_max {
+            return Err(Full);
+        }
+        self.append(bytes);
+        Ok(())
     }
 
     fn append(&mut self, frame: Bytes) {

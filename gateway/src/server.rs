@@ -1,7 +1,7 @@
 //! The gateway as its owner sees it: starts the shards, drains them in order, joins them with a deadline.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -18,7 +18,9 @@ use crate::metrics::{Metrics, ShardMetrics};
 use crate::ring::{Doorbell, os, setup};
 use crate::session::{Limits, Pace};
 use crate::shard::{Clock, Inbox, Peers, Setup, Shard};
+use crate::transport::Kind;
 use crate::transport::tcp::{ListenOptions, listen};
+use crate::transport::websocket::Policy;
 
 /// Never. When this timer fires between glommio's poll of its rings and its look at the task queues, as it does once the
 /// thread loses its core there, glommio 0.9 parks for ever with runnable tasks (`run_task_queues` answers that nothing
@@ -47,7 +49,7 @@ pub struct Server {
     peers: Arc<Peers>,
     shards: Vec<JoinHandle<()>>,
     metrics: Metrics,
-    address: SocketAddr,
+    listening: Vec<(Kind, SocketAddr)>,
     hello: Hello,
     remote: Option<RemoteControl>,
     limits: Limits,
@@ -73,16 +75,11 @@ impl Server {
         raise_limits();
         let cores = os::allowed_cores().unwrap_or_default();
         let shard_count = shard_count(config, cores.len());
-        let listeners = listen(&ListenOptions {
-            address: config.listen,
-            count: shard_count,
-            backlog: config.backlog,
-            socket_send_bytes: config.socket_send_bytes.as_u64() as usize,
-        })
-        .map_err(|source| StartError::Listen { address: config.listen, source })?;
-        let address = listeners[0]
-            .local_addr()
-            .map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let (listening, listeners) = listen_all(config, shard_count)?;
+        let policy = Arc::new(Policy {
+            path: config.websocket.path.clone(),
+            origins: config.websocket.origins.clone(),
+        });
         let doorbells = doorbells(shard_count)?;
         let peers = Arc::new(Peers::new(doorbells.iter().map(|doorbell| inbox(config, doorbell)).collect()));
         let (clock, epoch) = start_clock();
@@ -91,10 +88,10 @@ impl Server {
         let shard_metrics: Vec<_> = (0..shard_count).map(|_| Arc::new(ShardMetrics::default())).collect();
         let metrics = Metrics::new(shard_metrics.clone());
         let limits = session_limits(config);
-        let mut server = Self { peers, shards: Vec::new(), metrics, address, hello, remote, limits };
+        let mut server = Self { peers, shards: Vec::new(), metrics, listening, hello, remote, limits };
         let parts = listeners.into_iter().zip(doorbells).zip(shard_metrics);
         let mut ready = Vec::new();
-        for (index, ((listener, doorbell), metrics)) in (0..).zip(parts) {
+        for (index, ((listeners, doorbell), metrics)) in (0..).zip(parts) {
             let setup = Setup {
                 id: ShardId(index),
                 clock,
@@ -102,7 +99,8 @@ impl Server {
                 connections_max: config.connections_max.div_ceil(shard_count.into()),
                 push_per_second: config.push_per_second / u32::from(shard_count),
                 shard_count: shard_count.into(),
-                listener,
+                listeners,
+                policy: Arc::clone(&policy),
                 doorbell,
                 peers: Arc::clone(&server.peers),
                 uplink: Arc::clone(&uplink),
@@ -113,13 +111,24 @@ impl Server {
         for (index, ready) in (0..).zip(ready) {
             await_ready(index, &ready)?;
         }
-        tracing::info!(%address, shards = shard_count, epoch, "gateway accepts connections");
+        for (kind, address) in &server.listening {
+            tracing::info!(?kind, %address, shards = shard_count, epoch, "gateway accepts connections");
+        }
         Ok(server)
     }
 
-    /// Where it listens; with port 0 configured, the port it got.
+    /// Where it listens for TCP; with port 0 configured, the port it got.
     pub fn local_addr(&self) -> SocketAddr {
-        self.address
+        self.address(Kind::Tcp).expect("there is always a listener for TCP")
+    }
+
+    /// Where it listens for WebSocket, if it does.
+    pub fn websocket_addr(&self) -> Option<SocketAddr> {
+        self.address(Kind::WebSocket)
+    }
+
+    fn address(&self, kind: Kind) -> Option<SocketAddr> {
+        self.listening.iter().find(|(listening, _)| *listening == kind).map(|(_, address)| *address)
     }
 
     /// This life of the gateway, as it introduced itself to control.
@@ -275,6 +284,35 @@ fn placement(config: &Config, cores: &[usize], shard: u8, shard_count: u8) -> Pl
     let spare = cores.len().saturating_sub(usize::from(shard_count));
     Placement::Fixed(cores[(spare + usize::from(shard)) % cores.len()])
 }
+
+/// Of each kind its address.
+type Listening = Vec<(Kind, SocketAddr)>;
+
+/// For each shard one listener of each kind that is configured.
+fn listen_all(config: &Config, shard_count: u8) -> Result<(Listening, Vec<Listeners>), StartError> {
+    let kinds = [(Kind::Tcp, Some(config.listen)), (Kind::WebSocket, config.websocket.listen)];
+    let mut listening = Vec::new();
+    let mut by_shard: Vec<Listeners> = (0..shard_count).map(|_| Vec::new()).collect();
+    for (kind, address) in kinds {
+        let Some(address) = address else { continue };
+        let options = ListenOptions {
+            address,
+            count: shard_count,
+            backlog: config.backlog,
+            socket_send_bytes: config.socket_send_bytes.as_u64() as usize,
+        };
+        let refused = |source| StartError::Listen { address, source };
+        let listeners = listen(&options).map_err(refused)?;
+        listening.push((kind, listeners[0].local_addr().map_err(refused)?));
+        for (listener, shard) in listeners.into_iter().zip(&mut by_shard) {
+            shard.push((kind, listener));
+        }
+    }
+    Ok((listening, by_shard))
+}
+
+/// Of one shard.
+type Listeners = Vec<(Kind, TcpListener)>;
 
 fn doorbells(count: u8) -> Result<Vec<Arc<Doorbell>>, StartError> {
     (0..count)

@@ -356,9 +356,20 @@ impl Session {
             turn.queue.drop_untouched();
         }
         let close = frame(Command::Close, "", 0, &Close::new(reason, retry_after_ms));
-        if turn.answer(close).is_err() {
+        if turn.queue.push_close(close, reason, retry_after_ms, turn.limits.queue_bytes_max).is_err() {
             turn.count(Counter::CloseFrameDropped);
         }
+        self.flush(turn);
+    }
+
+    /// The conversation has ended without a close of ours, and the peer still reads what waits: control and the shard's tables
+    /// forget the session.
+    pub(crate) fn handle_goodbye(&mut self, turn: &mut Turn<'_>) {
+        self.leave(turn);
+        self.flush(turn);
+    }
+
+    fn flush(&mut self, turn: &Turn<'_>) {
         self.state = State::Flushing;
         self.deadline = turn.now.plus_ms(turn.limits.flush_ms);
         self.write_deadline = Moment::NEVER;

@@ -4,11 +4,13 @@
 //! a budget, then hands everything for control to the link and everything for sockets to the ring, and sleeps in the
 //! ring when nothing is left to do.
 
+mod accept;
 mod calls;
 mod conn;
 mod inbox;
 mod items;
 mod peers;
+mod receive;
 mod rooms;
 pub(crate) mod sessions;
 mod sockets;
@@ -30,10 +32,13 @@ use crate::fanout::Bursts;
 use crate::metrics::{Drop, Gauge, ShardMetrics, Total};
 use crate::ring::{Doorbell, Ring};
 use crate::session::{Action, Counts, Limits, Moment};
+use crate::transport::Kind;
+use crate::transport::websocket::Policy;
 
 pub(crate) use inbox::Inbox;
 pub(crate) use peers::Peers;
 
+use accept::Accepting;
 use conn::Conn;
 use rooms::{Interest, Rooms};
 use sessions::Sessions;
@@ -70,12 +75,6 @@ const TIMEOUTS_PER_TURN: usize = 1024;
 
 /// Changed room counts are reported to control this often.
 const ROOM_COUNTS_MS: u64 = 1000;
-
-/// Accepting pauses for so long when no descriptor or memory is left.
-const ACCEPT_PAUSE_MS: u64 = 100;
-
-/// One word so often about accepting that pauses.
-const ACCEPT_WARN_MS: u64 = 10_000;
 
 /// glommio's own tasks and input get their share this often while the shard turns, and once a [`TICK`] while it sleeps. It
 /// costs two or three system calls on cold caches, and nothing of a client waits for them.
@@ -115,22 +114,14 @@ pub(crate) struct Setup {
     /// Of this shard, for pushes to all that name no pace.
     pub(crate) push_per_second: u32,
     pub(crate) shard_count: u32,
-    pub(crate) listener: TcpListener,
+    /// With what their connections speak; fewer than 256.
+    pub(crate) listeners: Vec<(Kind, TcpListener)>,
+    /// Whose requests for a WebSocket are granted.
+    pub(crate) policy: Arc<Policy>,
     pub(crate) doorbell: Arc<Doorbell>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) uplink: Arc<dyn Uplink>,
     pub(crate) metrics: Arc<ShardMetrics>,
-}
-
-/// Whether connections are accepted.
-struct Accepting {
-    listener: Option<TcpListener>,
-    is_armed: bool,
-    retry_at: Option<Moment>,
-    /// When it was last armed again at once after an error.
-    again_at: Moment,
-    /// The next word about a lack of descriptors is not before.
-    warn_at: Moment,
 }
 
 /// One shard.
@@ -143,7 +134,8 @@ pub(crate) struct Shard {
     unix_ms: i64,
     lent_at: Moment,
     limits: Limits,
-    accepting: Accepting,
+    accepting: Vec<Accepting>,
+    policy: Arc<Policy>,
     conns: Sessions<Conn>,
     users: Users,
     rooms: Rooms,
@@ -191,6 +183,8 @@ impl Shard {
     pub(crate) fn new(setup: Setup) -> io::Result<Self> {
         let now = setup.clock.read();
         let ring = Ring::new(setup.id, Arc::clone(&setup.doorbell), TICK)?;
+        let accepting =
+            setup.listeners.into_iter().map(|(kind, listener)| Accepting::new(kind, listener, now));
         let mut shard = Self {
             ring,
             id: setup.id,
@@ -199,13 +193,8 @@ impl Shard {
             unix_ms: setup.clock.unix_ms(now),
             lent_at: now,
             limits: setup.limits,
-            accepting: Accepting {
-                listener: Some(setup.listener),
-                is_armed: false,
-                retry_at: None,
-                again_at: Moment::NEVER,
-                warn_at: now,
-            },
+            accepting: accepting.collect(),
+            policy: setup.policy,
             conns: Sessions::new(setup.id, setup.connections_max),
             users: Users::default(),
             rooms: Rooms::default(),
@@ -234,7 +223,7 @@ impl Shard {
             uplink: setup.uplink,
             metrics: setup.metrics,
         };
-        shard.arm_accept();
+        (0..shard.accepting.len()).for_each(|index| shard.arm_accept(index as u8));
         Ok(shard)
     }
 
@@ -311,9 +300,7 @@ impl Shard {
 
     /// Work that is due by time alone.
     fn tick(&mut self) {
-        if self.accepting.retry_at.is_some_and(|at| at <= self.now) {
-            self.arm_accept();
-        }
+        self.retry_accepts();
         self.watch_writes();
         self.publish();
     }

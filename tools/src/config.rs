@@ -122,9 +122,26 @@ pub struct GatewayFlags {
     /// Client port
     #[arg(long, env = "GIMBAL_LISTEN", value_name = "IP:PORT")]
     pub listen: Option<SocketAddr>,
+    /// WebSocket port; `off`: none
+    #[arg(long, env = "GIMBAL_WEBSOCKET_LISTEN", value_name = "IP:PORT|off", value_parser = address_or_off)]
+    pub websocket_listen: Option<OptionalAddress>,
     /// Shards; 0: one for each core but one
     #[arg(long, env = "GIMBAL_SHARDS", value_name = "COUNT")]
     pub shards: Option<u8>,
+}
+
+/// An address to listen on, or none: the transport is off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OptionalAddress(pub Option<SocketAddr>);
+
+fn address_or_off(text: &str) -> Result<OptionalAddress, String> {
+    match text {
+        "off" => Ok(OptionalAddress(None)),
+        text => text
+            .parse()
+            .map(|address| OptionalAddress(Some(address)))
+            .map_err(|_| format!("{text:?} is neither an address as 127.0.0.1:8003 nor `off`")),
+    }
 }
 
 /// Flags of a process with the control plane in it.
@@ -197,13 +214,25 @@ impl Config {
             Some(path) => Self::read(path)?,
             None => Self::default(),
         };
-        let is_listen_default = config.gateway.listen == Self::default().gateway.listen;
-        if flags.common.dev && is_listen_default {
-            config.gateway.listen.set_ip(Ipv4Addr::LOCALHOST.into());
+        if flags.common.dev {
+            config.stay_local();
         }
         config.apply(flags);
         config.check_bounds()?;
         Ok(config)
+    }
+
+    /// Client ports that were not set are on loopback.
+    fn stay_local(&mut self) {
+        let (ours, default) = (&mut self.gateway, gimbal_gateway::config::Config::default());
+        if ours.listen == default.listen {
+            ours.listen.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        if ours.websocket.listen == default.websocket.listen
+            && let Some(address) = &mut ours.websocket.listen
+        {
+            address.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
     }
 
     fn apply(&mut self, flags: &Flags) {
@@ -212,6 +241,7 @@ impl Config {
         set(&mut self.edge.http_listen, &common.http_listen);
         set(&mut self.log.filter, &common.log);
         set(&mut self.gateway.listen, &gateway.listen);
+        set(&mut self.gateway.websocket.listen, &gateway.websocket_listen.map(|given| given.0));
         set(&mut self.gateway.shards, &gateway.shards);
         set(&mut self.control.data_dir, &control.data);
         set(&mut self.control.grpc_listen, &control.grpc_listen);
@@ -354,9 +384,13 @@ mod tests {
     fn dev_listens_on_loopback_unless_told_otherwise() {
         let mut flags = Flags::default();
         flags.common.dev = true;
-        assert!(Config::load(&flags).unwrap().gateway.listen.ip().is_loopback());
+        let gateway = Config::load(&flags).unwrap().gateway;
+        assert!(gateway.listen.ip().is_loopback() && gateway.websocket.listen.unwrap().ip().is_loopback());
         flags.gateway.listen = Some("0.0.0.0:8002".parse().unwrap());
-        assert!(!Config::load(&flags).unwrap().gateway.listen.ip().is_loopback());
+        flags.gateway.websocket_listen = Some(address_or_off("off").unwrap());
+        let gateway = Config::load(&flags).unwrap().gateway;
+        assert!(!gateway.listen.ip().is_loopback() && gateway.websocket.listen.is_none());
+        assert!(address_or_off("8003").unwrap_err().contains("nor `off`"));
     }
 
     #[test]

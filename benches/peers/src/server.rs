@@ -139,7 +139,7 @@ impl Machine {
                 let config = "[gateway]\nsignals_per_second = 0\n";
                 command.arg("--config").arg(written(&dir, "gimbal.toml", config)?);
                 command.args(["--listen", &address.to_string(), "--grpc-listen", &grpc.to_string()]);
-                command.args(["--http-listen", &http.to_string()]);
+                command.args(["--http-listen", &http.to_string(), "--websocket-listen", "off"]);
                 ready = Ready::Http(http);
             }
             Peer::Nats => {

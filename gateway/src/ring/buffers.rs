@@ -90,10 +90,21 @@ impl Buffers {
     /// What was received.
     pub(super) fn bytes(&self, chunk: &Chunk) -> &[u8] {
         // SAFETY: a `Chunk` exists only between the completion that named its buffer and `recycle`; in that time the
-        // kernel does not touch it. Its bounds were checked in `take`, and the arena lives as long as `self`.
+        // kernel does not write to it. Its bounds were checked in `take`, and the arena lives as long as `self`.
         unsafe {
             let start = self.arena.as_ptr().add(usize::from(chunk.buffer) * BUFFER_BYTES);
             std::slice::from_raw_parts(start, chunk.length)
+        }
+    }
+
+    /// What was received, for its owner to work in.
+    pub(super) fn bytes_mut(&mut self, chunk: &mut Chunk) -> &mut [u8] {
+        // SAFETY: a `Chunk` exists only between the completion that named its buffer and `recycle`; in that time the
+        // kernel does not touch it, and both borrows are exclusive. Its bounds were checked in `take`, and the arena lives
+        // as long as `self`.
+        unsafe {
+            let start = self.arena.as_ptr().add(usize::from(chunk.buffer) * BUFFER_BYTES);
+            std::slice::from_raw_parts_mut(start, chunk.length)
         }
     }
 

@@ -46,13 +46,20 @@ pub(super) fn parse(user_data: u64) -> (Kind, u64) {
 pub(crate) enum Completion {
     /// A new connection.
     Accepted {
+        /// Whose it is.
+        listener: u8,
         /// Blocking, close-on-exec.
         socket: OwnedFd,
         /// Accepting goes on; else it must be armed again.
         more: bool,
     },
-    /// No more connections until the next `accept`.
-    AcceptEnded(AcceptEnd),
+    /// No more connections of a listener until its next `accept`.
+    AcceptEnded {
+        /// Which.
+        listener: u8,
+        /// Why.
+        end: AcceptEnd,
+    },
     /// Bytes arrived, at least one. Without `more` the receive has ended and must be armed again for further bytes.
     Received {
         /// Whose they are; it may be gone.
@@ -120,18 +127,19 @@ impl ReceiveEnd {
 }
 
 /// An accept completion; `None` when nothing is to be done.
-pub(super) fn accepted(result: i32, more: bool) -> Option<Completion> {
+pub(super) fn accepted(listener: u8, result: i32, more: bool) -> Option<Completion> {
     if result >= 0 {
         // SAFETY: the kernel has just made this descriptor for us, and this completion is its only mention.
         let socket = unsafe { OwnedFd::from_raw_fd(result) };
-        return Some(Completion::Accepted { socket, more });
+        return Some(Completion::Accepted { listener, socket, more });
     }
     if more {
         return None;
     }
-    Some(Completion::AcceptEnded(match -result {
+    let end = match -result {
         libc::ECANCELED | libc::EBADF | libc::EINVAL => AcceptEnd::Cancelled,
         errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => AcceptEnd::Exhausted(errno),
         _ => AcceptEnd::Again,
-    }))
+    };
+    Some(Completion::AcceptEnded { listener, end })
 }

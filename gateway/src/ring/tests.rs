@@ -93,8 +93,8 @@ fn without_a_free_buffer_a_receive_ends_and_nothing_is_lost() {
     let (mut received, mut held, mut ends) = (0, Vec::new(), 0);
     while received < BYTES {
         match next(&mut ring) {
-            Completion::Received { chunk, more, .. } => {
-                received += ring.bytes(&chunk).iter().filter(|&&byte| byte == 9).count();
+            Completion::Received { mut chunk, more, .. } => {
+                received += ring.bytes_mut(&mut chunk).iter().filter(|&&byte| byte == 9).count();
                 held.push(chunk);
                 assert!(more || received <= BYTES);
             }

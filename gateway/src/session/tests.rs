@@ -15,6 +15,7 @@ use super::online::CALLS_MAX;
 use super::{Action, Counter, Counts, Deliver, Limits, Moment, Pace, Session, Turn};
 use crate::fanout::{Offered, offer};
 use crate::send_queue::SendQueue;
+use crate::transport::form::Shared;
 
 const ATTACH: Attach = Attach::new(9);
 
@@ -446,7 +447,7 @@ fn a_full_queue_makes_a_session_behind_but_ends_one_without_a_cursor() {
 #[test]
 fn rooms_do_without_a_session_that_catches_up_unless_nothing_waits() {
     let mut fixture = Fixture::online(Some(2));
-    let frame = Bytes::from_static(b"room");
+    let frame = Shared::new(Bytes::from_static(b"room"));
     let give = |fixture: &mut Fixture| offer(&fixture.session, &mut fixture.queue, &frame, 1000);
     assert_eq!([give(&mut fixture), give(&mut fixture)], [Offered::Queued, Offered::Shed]);
     fixture.queue.start_send(0);

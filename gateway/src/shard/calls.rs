@@ -8,6 +8,7 @@ use super::{SLICE_ITEMS, Shard};
 use crate::fanout::{Offered, offer};
 use crate::metrics::{Drop, Total};
 use crate::session::{Action, Counter, Session, Turn, signal_frame};
+use crate::transport::form::Shared;
 use crate::transport::tcp;
 
 /// Clients that are told to come back later spread over so long, from one second on.
@@ -147,7 +148,7 @@ impl Shard {
         }
         self.work += keys.len();
         if !keys.is_empty() {
-            let frame = signal_frame(signal);
+            let frame = Shared::new(signal_frame(signal));
             for &key in &keys {
                 self.give_signal_to(key, signal, &frame);
             }
@@ -155,7 +156,7 @@ impl Shard {
         self.keys = keys;
     }
 
-    fn give_signal_to(&mut self, key: SessionKey, signal: &Signal, frame: &bytes::Bytes) {
+    fn give_signal_to(&mut self, key: SessionKey, signal: &Signal, frame: &Shared) {
         let sender = (signal.from_user, signal.from_device);
         let caller = self.conns.get(key).and_then(|conn| conn.session.caller());
         if caller.is_some_and(|caller| (caller.user, caller.device) != sender) {
@@ -168,7 +169,7 @@ impl Shard {
     }
 
     /// Offers frames that may be shed to one session.
-    pub(super) fn offer(&mut self, key: SessionKey, frames: &bytes::Bytes) -> Offered {
+    pub(super) fn offer(&mut self, key: SessionKey, frames: &Shared) -> Offered {
         let Some(conn) = self.conns.get_mut(key) else { return Offered::Absent };
         let before = conn.queue.cost_bytes();
         let offered = offer(&conn.session, &mut conn.queue, frames, self.limits.queue_bytes_max);

@@ -1,11 +1,10 @@
-//! What one slot holds: a socket, its decoder, its session and what waits for it.
+//! What one slot holds: a socket, its transport, its session and what waits for it.
 
 use std::os::fd::OwnedFd;
 
-use gimbal_codec::Decoder;
-
 use crate::send_queue::SendQueue;
 use crate::session::{Limits, Moment, Session};
+use crate::transport::{Kind, Transport};
 
 /// One connection. Its slot stays taken until the socket is closed, and the socket is closed only when no operation
 /// of it is in flight.
@@ -13,7 +12,7 @@ use crate::session::{Limits, Moment, Session};
 pub(super) struct Conn {
     pub(super) session: Session,
     pub(super) queue: SendQueue,
-    pub(super) decoder: Decoder,
+    pub(super) transport: Transport,
     /// Gone once it is handed to the ring to be closed.
     pub(super) socket: Option<OwnedFd>,
     /// A receive is in flight.
@@ -33,11 +32,11 @@ const _: () = assert!(size_of::<Conn>() <= 256);
 
 impl Conn {
     /// A connection just accepted.
-    pub(super) fn new(socket: OwnedFd, now: Moment, limits: &Limits) -> Self {
+    pub(super) fn new(socket: OwnedFd, kind: Kind, now: Moment, limits: &Limits) -> Self {
         Self {
             session: Session::new(now, limits),
-            queue: SendQueue::default(),
-            decoder: Decoder::new(),
+            queue: SendQueue::new(kind.form()),
+            transport: Transport::new(kind),
             socket: Some(socket),
             is_receiving: false,
             is_dirty: false,

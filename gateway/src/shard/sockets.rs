@@ -1,14 +1,12 @@
 //! What the ring reports about sockets, and what is sent.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use gimbal_codec::{CloseReason, SessionKey};
 
-use super::conn::Conn;
-use super::{ACCEPT_PAUSE_MS, ACCEPT_WARN_MS, COMPLETIONS_PER_TURN, SENDS_PER_TURN, Shard};
+use super::{COMPLETIONS_PER_TURN, SENDS_PER_TURN, Shard};
 use crate::metrics::{Drop, Total};
-use crate::ring::{AcceptEnd, Chunk, Completion, ReceiveEnd};
-use crate::session::Turn;
+use crate::ring::{Chunk, Completion, ReceiveEnd};
 use crate::transport::tcp;
 
 impl Shard {
@@ -22,8 +20,10 @@ impl Shard {
                 Some(Completion::Received { key, chunk, more }) => self.received(key, chunk, more),
                 Some(Completion::Sent { key, result }) => self.sent(key, result),
                 Some(Completion::ReceiveEnded { key, end }) => self.receive_ended(key, end),
-                Some(Completion::Accepted { socket, more }) => self.accepted(socket, more),
-                Some(Completion::AcceptEnded(end)) => self.accept_ended(end),
+                Some(Completion::Accepted { listener, socket, more }) => {
+                    self.accepted(listener, socket, more)
+                }
+                Some(Completion::AcceptEnded { listener, end }) => self.accept_ended(listener, end),
                 Some(Completion::Closed { key }) => self.closed(key),
                 Some(Completion::Doorbell) => {}
                 Some(Completion::Tick) => self.is_tick = true,
@@ -31,72 +31,7 @@ impl Shard {
         }
     }
 
-    pub(super) fn arm_accept(&mut self) {
-        self.accepting.retry_at = None;
-        if let Some(listener) = &self.accepting.listener
-            && !self.accepting.is_armed
-        {
-            self.accepting.is_armed = true;
-            self.ring.accept(listener.as_fd());
-        }
-    }
-
-    fn accepted(&mut self, socket: OwnedFd, more: bool) {
-        self.accepting.is_armed = more;
-        let is_late = self.walks.is_draining();
-        if !is_late {
-            self.arm_accept();
-        } else if !more {
-            self.accepting.listener = None;
-        }
-        self.metrics.add(Total::Accepted, 1);
-        let (now, limits) = (self.now, &self.limits);
-        let Some(key) = self.conns.insert_with(|_| Conn::new(socket, now, limits)) else {
-            self.metrics.dropped(Drop::OverLimit, 1);
-            return;
-        };
-        self.arm_receive(key);
-        if is_late {
-            self.close(key, CloseReason::Draining);
-        } else {
-            self.settle(key);
-        }
-    }
-
-    /// Accepting goes on whatever ended it, unless we ended it.
-    fn accept_ended(&mut self, end: AcceptEnd) {
-        self.accepting.is_armed = false;
-        if self.walks.is_draining() {
-            self.accepting.listener = None;
-            return;
-        }
-        match end {
-            // At once, but not again and again: an error that lasts would keep the shard busy with nothing else.
-            AcceptEnd::Again if self.accepting.again_at != self.now => {
-                self.accepting.again_at = self.now;
-                self.arm_accept();
-            }
-            AcceptEnd::Again => self.accepting.retry_at = Some(self.now.plus_ms(ACCEPT_PAUSE_MS)),
-            AcceptEnd::Exhausted(errno) => {
-                if self.accepting.warn_at <= self.now {
-                    self.accepting.warn_at = self.now.plus_ms(ACCEPT_WARN_MS);
-                    tracing::warn!(
-                        shard = self.id.0,
-                        errno,
-                        "accepting pauses: no descriptor or memory left"
-                    );
-                }
-                self.metrics.dropped(Drop::NoDescriptor, 1);
-                self.accepting.retry_at = Some(self.now.plus_ms(ACCEPT_PAUSE_MS));
-            }
-            AcceptEnd::Cancelled => {
-                tracing::error!(shard = self.id.0, "accepting was ended by the kernel");
-                self.accepting.retry_at = Some(self.now.plus_ms(ACCEPT_PAUSE_MS));
-            }
-        }
-    }
-
-    fn arm_receive(&mut self, key: SessionKey) {
+    pub(super) fn arm_receive(&mut self, key: SessionKey) {
         if let Some(conn) = self.conns.get_mut(key)
             && let Some(socket) = &conn.socket
             && !conn.is_receiving
@@ -107,11 +42,11 @@ impl Shard {
         }
     }
 
-    fn received(&mut self, key: SessionKey, chunk: Chunk, more: bool) {
+    fn received(&mut self, key: SessionKey, mut chunk: Chunk, more: bool) {
         if let Some(conn) = self.conns.get_mut(key) {
             conn.is_receiving = more;
             self.metrics.add(Total::Receives, 1);
-            self.feed(key, &chunk);
+            self.feed(key, &mut chunk);
             self.settle(key);
             if !more {
                 self.arm_receive(key);
@@ -119,50 +54,6 @@ impl Shard {
             }
         }
         self.ring.recycle(chunk);
-    }
-
-    /// Gives the frames in `chunk` to the session, until one is not welcome.
-    fn feed(&mut self, key: SessionKey, chunk: &Chunk) {
-        let bytes = self.ring.bytes(chunk);
-        self.metrics.add(Total::BytesIn, bytes.len() as u64);
-        let Some(conn) = self.conns.get_mut(key) else { return };
-        if conn.is_ending || conn.session.is_closing() {
-            return;
-        }
-        let before = conn.queue.cost_bytes();
-        let partial_before = conn.decoder.allocated();
-        let mut turn = Turn {
-            key,
-            now: self.now,
-            unix_ms: self.unix_ms,
-            link: self.link_seen,
-            limits: &self.limits,
-            queue: &mut conn.queue,
-            out: &mut self.actions,
-            counts: &mut self.counts,
-        };
-        let mut frame_count = 0;
-        let mut feed = conn.decoder.feed(bytes);
-        let refused = loop {
-            match feed.next_frame(conn.session.frame_bytes_max()) {
-                Ok(None) => break None,
-                Ok(Some(body)) => {
-                    frame_count += 1;
-                    if let Err(reason) = conn.session.handle_frame(body, &mut turn) {
-                        break Some(reason);
-                    }
-                }
-                Err(error) => break Some(error.close_reason()),
-            }
-        };
-        if let Some(reason) = refused {
-            conn.session.begin_close(reason, 0, &mut turn);
-            conn.decoder = Default::default();
-        }
-        self.work += frame_count as usize;
-        self.partial_bytes = self.partial_bytes + conn.decoder.allocated() - partial_before;
-        self.metrics.add(Total::FramesIn, frame_count);
-        self.queue_bytes = self.queue_bytes + conn.queue.cost_bytes() - before;
     }
 
     fn receive_ended(&mut self, key: SessionKey, end: ReceiveEnd) {
@@ -225,7 +116,7 @@ impl Shard {
         if let Some(conn) = self.conns.remove(key) {
             self.timers.cancel(key.index());
             self.queue_bytes -= conn.queue.cost_bytes();
-            self.partial_bytes -= conn.decoder.allocated();
+            self.partial_bytes -= conn.transport.allocated();
         }
     }
 

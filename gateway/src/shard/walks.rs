@@ -11,6 +11,7 @@ use super::Shard;
 use crate::fanout::Offered;
 use crate::metrics::{Drop, Total};
 use crate::session::Moment;
+use crate::transport::form::Shared;
 
 /// Slots visited by one walk in one turn.
 const SLOTS_PER_TURN: u32 = 512;
@@ -205,7 +206,7 @@ impl Shard {
         let elapsed_ms = self.now.as_ms() - push.start.as_ms();
         let allowed = (elapsed_ms * push.per_second / 1000 + 1).saturating_sub(push.visited);
         let count = u32::try_from(allowed).unwrap_or(u32::MAX).min(SLOTS_PER_TURN);
-        let (frame, start) = (push.frame.clone(), push.next);
+        let (frame, start) = (Shared::new(push.frame.clone()), push.next);
         let mut index = start;
         let mut given = 0;
         while index < self.conns.index_end() && given < count {
@@ -230,7 +231,7 @@ impl Shard {
     }
 
     /// Whether there was somebody.
-    fn push_to_slot(&mut self, index: u32, frame: &Bytes) -> bool {
+    fn push_to_slot(&mut self, index: u32, frame: &Shared) -> bool {
         let Some(key) = self.conns.key_at(index) else { return false };
         match self.offer(key, frame) {
             Offered::Queued => self.metrics.add(Total::PushQueued, 1),
@@ -245,12 +246,7 @@ impl Shard {
         let waits_ms = self.limits.flush_ms + self.limits.linger_ms + DRAIN_GRACE_MS;
         let give_up_at = self.now.plus_ms(over_ms).plus_ms(waits_ms);
         self.walks.drain = Some(Drain { start: self.now, over_ms, next: 0, give_up_at });
-        self.accepting.retry_at = None;
-        if self.accepting.is_armed {
-            self.ring.cancel_accept();
-        } else {
-            self.accepting.listener = None;
-        }
+        self.stop_accepting();
     }
 
     /// Tells sessions evenly over the time of the drain.
@@ -273,7 +269,8 @@ impl Shard {
     /// Everybody is told and gone, or has had all the time there is.
     pub(super) fn is_drained(&self) -> bool {
         self.walks.drain.is_some_and(|drain| {
-            let is_empty = self.conns.count() == 0 && self.accepting.listener.is_none() && self.up.is_empty();
+            let is_closed = self.accepting.iter().all(|accepting| accepting.listener.is_none());
+            let is_empty = self.conns.count() == 0 && is_closed && self.up.is_empty();
             self.now >= drain.give_up_at || (is_empty && !self.walks.has_more)
         })
     }

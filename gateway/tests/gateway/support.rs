@@ -13,7 +13,7 @@ use gimbal_codec::{
     Attach, CloseReason, Command, Decoder, DeviceId, MessageId, Packet, RoomId, Seq, SessionKey, ShardId,
     UserId, code, frame,
 };
-use gimbal_gateway::config::Config;
+use gimbal_gateway::config::{Config, WebSocket};
 use gimbal_gateway::server::{Plane, Server};
 use gimbal_rpc::link::{
     Body, Control, Down, Downlink, Hello, LinkFull, Page, Refusal, SendResult, Target, Up, Uplink,
@@ -27,7 +27,9 @@ pub(crate) const TOKEN: &str = "good";
 
 /// Two shards that float, a free port on loopback.
 pub(crate) fn config() -> Config {
-    Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)), shards: 2, pin: false, ..Config::default() }
+    let free = SocketAddr::from(([127, 0, 0, 1], 0));
+    let websocket = WebSocket { listen: Some(free), ..WebSocket::default() };
+    Config { listen: free, websocket, shards: 2, pin: false, ..Config::default() }
 }
 
 /// A gateway with its control plane.

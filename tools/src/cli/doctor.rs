@@ -25,6 +25,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let config = Config::load(&flags)?;
     let mut findings = probe::run(&config.gateway);
     findings.push(port("client port", config.gateway.listen));
+    if let Some(address) = config.gateway.websocket.listen {
+        findings.push(port("websocket port", address));
+    }
     findings.push(port("grpc port", config.control.grpc_listen));
     findings.push(port("http port", config.control.http_listen));
     findings.push(data_dir(&config.control.data_dir));

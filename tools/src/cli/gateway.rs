@@ -30,8 +30,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         let stop = Stop::new()?;
         let (drain_over, control) = (config.process.drain_over, config.edge.control.clone());
         let node = EdgeNode::start(config, dev).await.context("the gateway does not start")?;
+        let websocket = node.gateway().websocket_addr().map_or_else(|| "off".to_owned(), |at| at.to_string());
         tell(&format!(
-            "gimbal gateway is running\n  TCP   {}\n  HTTP  {}\n  control at {control}\n",
+            "gimbal gateway is running\n  TCP   {}\n  WS    {websocket}\n  HTTP  {}\n  control at {control}\n",
             node.gateway().local_addr(),
             node.http_address(),
         ));

@@ -52,6 +52,8 @@ pub struct Server {
     args: Vec<String>,
     /// The gateway's TCP port.
     pub address: SocketAddr,
+    /// The gateway's WebSocket port.
+    pub websocket: SocketAddr,
     /// Control's gRPC port.
     pub grpc: SocketAddr,
     /// Health and metrics.
@@ -60,7 +62,7 @@ pub struct Server {
 
 impl Role {
     /// The verb and its own flags.
-    fn args(self, dir: &Path, address: SocketAddr, grpc: SocketAddr) -> Vec<OsString> {
+    fn args(self, dir: &Path, [address, websocket, grpc, _]: Ports) -> Vec<OsString> {
         let mut args: Vec<OsString> = Vec::new();
         args.push(match self {
             Self::Serve => "serve".into(),
@@ -73,6 +75,7 @@ impl Role {
         }
         if let Self::Serve | Self::Gateway { .. } = self {
             args.extend(["--listen".into(), address.to_string().into()]);
+            args.extend(["--websocket-listen".into(), websocket.to_string().into()]);
         }
         if let Self::Gateway { control } = self {
             args.extend(["--control".into(), format!("http://{control}").into()]);
@@ -97,11 +100,11 @@ impl Server {
     pub fn start_as(role: Role, args: &[&str]) -> Result<Self> {
         let dir =
             tempfile::Builder::new().prefix("gimbal-load-").tempdir().context("no temporary directory")?;
-        let [address, grpc, http] = free_ports()?;
+        let ports @ [address, websocket, grpc, http] = free_ports()?;
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
         fs::write(dir.path().join(CONFIG_FILE), CONFIG).context("no configuration file")?;
-        let child = spawn(role, dir.path(), [address, grpc, http], &args)?;
-        let mut server = Self { child, role, dir, args, address, grpc, http };
+        let child = spawn(role, dir.path(), ports, &args)?;
+        let mut server = Self { child, role, dir, args, address, websocket, grpc, http };
         server.wait_ready()?;
         Ok(server)
     }
@@ -112,7 +115,8 @@ impl Server {
     /// As [`Self::start`], or when it does not stop.
     pub fn restart(&mut self) -> Result<()> {
         self.stop()?;
-        self.child = spawn(self.role, self.dir.path(), [self.address, self.grpc, self.http], &self.args)?;
+        let ports = [self.address, self.websocket, self.grpc, self.http];
+        self.child = spawn(self.role, self.dir.path(), ports, &self.args)?;
         Ok(())
     }
 
@@ -175,11 +179,11 @@ impl Drop for Server {
 }
 
 /// The child, in a process group of its own: Ctrl-C is for the load, which stops the server when it is done.
-fn spawn(role: Role, dir: &Path, [address, grpc, http]: [SocketAddr; 3], args: &[String]) -> Result<Child> {
+fn spawn(role: Role, dir: &Path, ports: Ports, args: &[String]) -> Result<Child> {
     let log = File::options().create(true).append(true).open(dir.join("log")).context("no log file")?;
     let child = Command::new(std::env::current_exe().context("where is this binary?")?)
-        .args(role.args(dir, address, grpc))
-        .args(["--dev", "--http-listen", &http.to_string()])
+        .args(role.args(dir, ports))
+        .args(["--dev", "--http-listen", &ports[3].to_string()])
         .arg("--config")
         .arg(dir.join(CONFIG_FILE))
         .args(args)
@@ -193,12 +197,15 @@ fn spawn(role: Role, dir: &Path, [address, grpc, http]: [SocketAddr; 3], args: &
     Ok(child)
 }
 
-/// Three loopback ports that nobody uses now.
-fn free_ports() -> Result<[SocketAddr; 3]> {
+/// TCP, WebSocket, gRPC and HTTP.
+type Ports = [SocketAddr; 4];
+
+/// Loopback ports that nobody uses now.
+fn free_ports() -> Result<Ports> {
     let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port");
-    let listeners = [bind()?, bind()?, bind()?];
-    let [a, b, c] = &listeners;
-    Ok([a.local_addr()?, b.local_addr()?, c.local_addr()?])
+    let listeners = [bind()?, bind()?, bind()?, bind()?];
+    let [a, b, c, d] = &listeners;
+    Ok([a.local_addr()?, b.local_addr()?, c.local_addr()?, d.local_addr()?])
 }
 
 /// Whether `GET path` is answered with 200.

@@ -16,7 +16,8 @@ impl Attempt {
     pub(crate) fn new() -> Self {
         let port = server::free_port;
         let config = format!(
-            "[gateway]\nlisten = \"127.0.0.1:{}\"\nshards = 1\npin = false\n[control]\ngrpc_listen = \"127.0.0.1:{}\"\nhttp_listen = \"127.0.0.1:{}\"\n",
+            "[gateway]\nlisten = \"127.0.0.1:{}\"\nshards = 1\npin = false\n[gateway.websocket]\nlisten = \"127.0.0.1:{}\"\n[control]\ngrpc_listen = \"127.0.0.1:{}\"\nhttp_listen = \"127.0.0.1:{}\"\n",
+            port(),
             port(),
             port(),
             port()

@@ -20,7 +20,7 @@ def free_port():
 
 
 class Server:
-    """`gimbal serve --dev` on free loopback ports; `tcp`, `grpc` and `http` are their addresses."""
+    """`gimbal serve --dev` on free loopback ports; `tcp`, `websocket`, `grpc` and `http` are their addresses."""
 
     def __init__(self):
         self._folder = tempfile.TemporaryDirectory(prefix="gimbal-python-")
@@ -29,7 +29,9 @@ class Server:
         self.http = f"127.0.0.1:{free_port()}"
         folder = pathlib.Path(self._folder.name)
         config = folder / "gimbal.toml"
-        config.write_text(CONFIG.format(tcp="%s:%d" % self.tcp, grpc=self.grpc, http=self.http))
+        self.websocket = ("127.0.0.1", free_port())
+        addresses = {"tcp": "%s:%d" % self.tcp, "websocket": "%s:%d" % self.websocket}
+        config.write_text(CONFIG.format(**addresses, grpc=self.grpc, http=self.http))
         self._log = open(folder / "log", "w+")
         command = [BINARY, "serve", "--dev", "--config", config, "--data", folder / "data"]
         self._process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT)
@@ -69,6 +71,9 @@ CONFIG = """
 shards = 2
 pin = false
 listen = "{tcp}"
+
+[gateway.websocket]
+listen = "{websocket}"
 
 [control]
 grpc_listen = "{grpc}"

@@ -12,6 +12,7 @@ use super::control::{Control, Job};
 use crate::fanout::{Offered, offer};
 use crate::send_queue::{RESERVE_BYTES, SendQueue};
 use crate::shard::sessions::Sessions;
+use crate::transport::form::Shared;
 
 /// Two live messages fit, a page with a message before it does not.
 const QUEUE_BYTES_MAX: usize = 500;
@@ -228,7 +229,7 @@ impl World {
     fn room_frame(&mut self) {
         let frame = Packet { command: Command::Heartbeat.number(), content: &[1; 60], ..Packet::default() };
         if let Some(Connection { session, queue }) = self.sessions.get_mut(self.key) {
-            let offered = offer(session, queue, &frame.to_frame(), self.limits.queue_bytes_max);
+            let offered = offer(session, queue, &Shared::new(frame.to_frame()), self.limits.queue_bytes_max);
             self.shed += u64::from(offered == Offered::Shed);
         }
     }

@@ -64,6 +64,7 @@ pub(crate) struct Server {
     folder: TempDir,
     settings: Settings,
     pub(crate) tcp: SocketAddr,
+    pub(crate) websocket: SocketAddr,
     pub(crate) grpc: SocketAddr,
     pub(crate) http: SocketAddr,
     /// Health and metrics of the gateway process; the same as `http` in one process.
@@ -102,6 +103,7 @@ impl Server {
             folder,
             settings,
             tcp: loopback(),
+            websocket: loopback(),
             grpc: loopback(),
             http,
             gateway_http,
@@ -123,10 +125,12 @@ impl Server {
 
     fn config_text(&self) -> String {
         let Settings { gateway, control, .. } = &self.settings;
-        let (tcp, grpc, http, gateway_http) = (self.tcp, self.grpc, self.http, self.gateway_http);
+        let (tcp, websocket) = (self.tcp, self.websocket);
+        let (grpc, http, gateway_http) = (self.grpc, self.http, self.gateway_http);
         let shards = if gateway.contains("shards") { "" } else { "shards = 2\n" };
         format!(
             "[gateway]\nlisten = \"{tcp}\"\npin = false\n{shards}{gateway}\n\
+             [gateway.websocket]\nlisten = \"{websocket}\"\n\
              [control]\ngrpc_listen = \"{grpc}\"\nhttp_listen = \"{http}\"\n{control}\n\
              [edge]\ncontrol = \"http://{grpc}\"\nhttp_listen = \"{gateway_http}\"\n\
              [process]\ndrain_over = \"200ms\"\n"

@@ -1,0 +1,123 @@
+//! From received bytes to the session.
+
+use gimbal_codec::{CloseReason, SessionKey};
+
+use super::Shard;
+use crate::metrics::{Drop, Total};
+use crate::ring::Chunk;
+use crate::session::{Session, Turn};
+use crate::transport::form::Form;
+use crate::transport::websocket::Refusal;
+use crate::transport::{Feed, Input};
+
+/// Why no more is read of a connection.
+enum Stop {
+    /// We close it.
+    Close(CloseReason),
+    /// The peer ended the conversation; the answer to that waits for the socket.
+    Goodbye,
+    /// It asked over HTTP for what it does not get; the answer waits for the socket.
+    Refused(Refusal),
+}
+
+/// What one chunk held.
+#[derive(Default)]
+struct Seen {
+    /// Whole packets.
+    packets: u64,
+    /// Everything that takes time, packets included.
+    work: usize,
+    upgrades: u64,
+    pings: u64,
+}
+
+impl Shard {
+    /// Gives what is in `chunk` to the session, until something is not welcome.
+    pub(super) fn feed(&mut self, key: SessionKey, chunk: &mut Chunk) {
+        let bytes = self.ring.bytes_mut(chunk);
+        self.metrics.add(Total::BytesIn, bytes.len() as u64);
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if conn.is_ending || conn.session.is_closing() {
+            return;
+        }
+        let before = conn.queue.cost_bytes();
+        let partial_before = conn.transport.allocated();
+        let mut turn = Turn {
+            key,
+            now: self.now,
+            unix_ms: self.unix_ms,
+            link: self.link_seen,
+            limits: &self.limits,
+            queue: &mut conn.queue,
+            out: &mut self.actions,
+            counts: &mut self.counts,
+        };
+        let mut seen = Seen::default();
+        let stop =
+            take_all(conn.transport.feed(bytes, &self.policy), &mut conn.session, &mut turn, &mut seen);
+        if let Err(stop) = stop {
+            match stop {
+                Stop::Close(reason) => conn.session.begin_close(reason, 0, &mut turn),
+                Stop::Goodbye => {
+                    self.metrics.dropped(Drop::PeerGone, 1);
+                    conn.session.handle_goodbye(&mut turn);
+                }
+                Stop::Refused(refusal) => {
+                    self.metrics.upgrade_refused(refusal);
+                    conn.session.handle_goodbye(&mut turn);
+                }
+            }
+            conn.transport.forget();
+        }
+        self.work += seen.work;
+        self.partial_bytes = self.partial_bytes + conn.transport.allocated() - partial_before;
+        self.queue_bytes = self.queue_bytes + conn.queue.cost_bytes() - before;
+        self.metrics.add(Total::FramesIn, seen.packets);
+        if seen.upgrades + seen.pings > 0 {
+            self.metrics.add(Total::Upgrades, seen.upgrades);
+            self.metrics.add(Total::Pings, seen.pings);
+        }
+    }
+}
+
+fn take_all(
+    mut feed: Feed<'_>,
+    session: &mut Session,
+    turn: &mut Turn<'_>,
+    seen: &mut Seen,
+) -> Result<(), Stop> {
+    while let Some(input) = feed.next(session.frame_bytes_max()).map_err(Stop::Close)? {
+        seen.work += 1;
+        match input {
+            Input::Packet(packet) => {
+                seen.packets += 1;
+                session.handle_frame(packet, turn).map_err(Stop::Close)?;
+            }
+            Input::Nothing => {}
+            Input::Answer(bytes) => {
+                seen.pings += 1;
+                answer(bytes, turn)?;
+            }
+            Input::Upgrade(bytes) => {
+                seen.upgrades += 1;
+                answer(bytes, turn)?;
+                turn.queue.set_form(Form::Messages);
+            }
+            Input::Goodbye(bytes) => {
+                answer(bytes, turn)?;
+                return Err(Stop::Goodbye);
+            }
+            Input::Refused(bytes, refusal) => {
+                answer(bytes, turn)?;
+                return Err(Stop::Refused(refusal));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Queues what the transport answers by itself; a client that asks on without reading is too slow, as in its own calls.
+fn answer(bytes: bytes::Bytes, turn: &mut Turn<'_>) -> Result<(), Stop> {
+    let queue_bytes_max = turn.limits.queue_bytes_max;
+    turn.queue.push_answer(bytes, queue_bytes_max).map_err(|_| Stop::Close(CloseReason::TooSlow))
+}
