@@ -1,4 +1,4 @@
-//! Reference client: the wire over TCP, on codec alone.
+//! Reference client: the wire over TCP or WebSocket, on codec alone.
 //!
 //! [`Client::connect`] signs in and gives a [`Client`] to ask with and [`Events`] to listen to. Two tasks serve them: a
 //! writer, which also keeps the connection alive, and a reader. Events wait in a bounded queue; when nobody takes them
@@ -13,6 +13,7 @@ mod writer;
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
     marker::PhantomData,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -33,6 +34,8 @@ use tokio::{
     time::timeout,
 };
 
+use crate::websocket::Pipe;
+
 pub use mailbox::{Cursor, Item, Mailbox, Step};
 use reader::Reader;
 
@@ -46,8 +49,10 @@ const REQUESTS_OPEN_MAX: usize = 65_536;
 /// How to connect and as whom.
 #[derive(Clone)]
 pub struct Options {
-    /// `host:port` of the gateway's TCP port.
+    /// `host:port` of the gateway's TCP or WebSocket port.
     pub address: String,
+    /// Speak WebSocket, on path `/ws`.
+    pub websocket: bool,
     /// User.
     pub user: UserId,
     /// Device.
@@ -67,6 +72,7 @@ impl Options {
     pub fn new(address: impl Into<String>, user: UserId, device: DeviceId, token: impl Into<String>) -> Self {
         Self {
             address: address.into(),
+            websocket: false,
             user,
             device,
             token: token.into(),
@@ -338,7 +344,10 @@ impl Client {
         let stream = TcpStream::connect(&options.address).await.map_err(refused)?;
         stream.set_nodelay(true).map_err(refused)?;
         let (read, write) = stream.into_split();
-        let mut writer = writer::Writer::new(write);
+        let (pipe, request) =
+            if options.websocket { open_pipe(&options.address) } else { (None, Vec::new()) };
+        let mut writer = writer::Writer::new(write, pipe.clone());
+        writer.write_as_is(&request).await.map_err(refused)?;
         let sign_in = body::SignIn {
             user: options.user,
             device: options.device,
@@ -347,7 +356,7 @@ impl Client {
         };
         writer.write(&frame(Command::SignIn, SIGN_IN_ID, 0, &sign_in)).await.map_err(refused)?;
 
-        let mut reader = Reader::new(read);
+        let mut reader = Reader::new(read, pipe);
         let data = reader.sign_in_answer().await?;
         let result = options.cursor.map(|_| SignInResult::decode(&data)).transpose()?;
 
@@ -520,6 +529,20 @@ impl Client {
     pub fn closed(&self) -> Option<Closed> {
         self.shared.open().closed.clone()
     }
+}
+
+/// What both halves of a connection over WebSocket share.
+type SharedPipe = Arc<Mutex<Pipe>>;
+
+/// A WebSocket to `address`, and the request that opens it.
+fn open_pipe(address: &str) -> (Option<SharedPipe>, Vec<u8>) {
+    let seed = RandomState::new().build_hasher().finish();
+    let (pipe, request) = Pipe::new(address, "/ws", seed);
+    (Some(Arc::new(Mutex::new(pipe))), request)
+}
+
+fn lock(pipe: &SharedPipe) -> MutexGuard<'_, Pipe> {
+    pipe.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Request id of the sign-in.

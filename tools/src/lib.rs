@@ -15,3 +15,4 @@ pub mod proc;
 pub mod report;
 pub mod scenario;
 pub mod state;
+pub mod websocket;

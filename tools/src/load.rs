@@ -24,11 +24,14 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde::{Deserialize, Serialize};
 
 /// Where a run is aimed at.
 pub struct Target {
-    /// The gateway's TCP port.
+    /// The gateway's TCP port, or its WebSocket port.
     pub address: SocketAddr,
+    /// Speak WebSocket.
+    pub websocket: bool,
     /// Control's gRPC port.
     pub grpc: String,
     /// Backend key.
@@ -45,12 +48,27 @@ pub struct Target {
     pub server: Option<server::Server>,
 }
 
+/// Where and how clients connect.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct Place {
+    /// Of the gateway.
+    pub address: SocketAddr,
+    /// Speak WebSocket.
+    pub websocket: bool,
+}
+
 impl Target {
+    /// Where and how clients connect.
+    pub const fn place(&self) -> Place {
+        Place { address: self.address, websocket: self.websocket }
+    }
+
     /// Just a process to look at, on ports nobody listens on: what the watch's tests need.
     #[cfg(test)]
     fn of_process(pid: u32) -> Self {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+            websocket: false,
             grpc: "http://127.0.0.1:1".into(),
             key: String::new(),
             pids: vec![pid],

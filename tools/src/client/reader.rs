@@ -11,8 +11,10 @@ use gimbal_codec::{
 use tokio::{io::AsyncReadExt as _, net::tcp::OwnedReadHalf, sync::mpsc};
 
 use super::{
-    ClientError, Closed, Event, Page, SIGN_IN_ID, SIGNAL_ID, Shared, Waiter, lost, writer::HEARTBEAT_ID,
+    ClientError, Closed, Event, Page, SIGN_IN_ID, SIGNAL_ID, Shared, SharedPipe, Waiter, lock, lost,
+    writer::HEARTBEAT_ID,
 };
+use crate::websocket::PipeError;
 
 /// Bytes read at a time.
 const READ_BYTES: usize = 16 * 1024;
@@ -29,17 +31,19 @@ pub(super) struct Reader {
     chunk: Vec<u8>,
     incoming: VecDeque<Incoming>,
     /// Bytes after `incoming` that are not in the protocol.
-    broken: Option<DecodeError>,
+    broken: Option<ClientError>,
+    pipe: Option<SharedPipe>,
 }
 
 impl Reader {
-    pub(super) fn new(half: OwnedReadHalf) -> Self {
+    pub(super) fn new(half: OwnedReadHalf, pipe: Option<SharedPipe>) -> Self {
         Self {
             half,
             decoder: Decoder::new(),
             chunk: vec![0; READ_BYTES],
             incoming: VecDeque::new(),
             broken: None,
+            pipe,
         }
     }
 
@@ -89,8 +93,8 @@ impl Reader {
             if let Some(incoming) = self.incoming.pop_front() {
                 return Ok(incoming);
             }
-            if let Some(error) = self.broken {
-                return Err(error.into());
+            if let Some(error) = &self.broken {
+                return Err(error.clone());
             }
             match self.half.read(&mut self.chunk).await {
                 Ok(0) => return Err(ClientError::Closed(lost("closed without a reason"))),
@@ -100,8 +104,17 @@ impl Reader {
         }
     }
 
-    fn take(&mut self, bytes: usize) -> Result<(), DecodeError> {
-        let mut feed = self.decoder.feed(&self.chunk[..bytes]);
+    fn take(&mut self, bytes: usize) -> Result<(), ClientError> {
+        let (mut frames, mut chunk) = (Vec::new(), &self.chunk[..bytes]);
+        if let Some(pipe) = &self.pipe {
+            let broken = |error: PipeError| ClientError::Closed(lost(&error.to_string()));
+            let mut pipe = lock(pipe);
+            let mut replies = Vec::new();
+            pipe.incoming(chunk, &mut frames, &mut replies).map_err(broken)?;
+            pipe.hold(&replies);
+            chunk = &frames;
+        }
+        let mut feed = self.decoder.feed(chunk);
         while let Some(body) = feed.next_frame(FRAME_BYTES_MAX_DOWN)? {
             if let Some(incoming) = judge(Packet::decode(body)?)? {
                 self.incoming.push_back(incoming);

@@ -11,6 +11,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use super::{SharedPipe, lock};
+
 /// Frames joined into one write.
 const JOINED_MAX: usize = 64;
 /// Shortest time between two heartbeats.
@@ -23,15 +25,24 @@ pub(super) const HEARTBEAT_ID: &str = "heartbeat";
 pub(super) struct Writer {
     half: OwnedWriteHalf,
     joined: Vec<u8>,
+    pipe: Option<SharedPipe>,
 }
 
 impl Writer {
-    pub(super) const fn new(half: OwnedWriteHalf) -> Self {
-        Self { half, joined: Vec::new() }
+    pub(super) const fn new(half: OwnedWriteHalf, pipe: Option<SharedPipe>) -> Self {
+        Self { half, joined: Vec::new(), pipe }
     }
 
-    pub(super) async fn write(&mut self, frame: &[u8]) -> io::Result<()> {
-        self.half.write_all(frame).await
+    pub(super) async fn write_as_is(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.half.write_all(bytes).await
+    }
+
+    /// Writes whole frames.
+    pub(super) async fn write(&mut self, frames: &[u8]) -> io::Result<()> {
+        let Some(pipe) = &self.pipe else { return self.half.write_all(frames).await };
+        let mut messages = Vec::new();
+        lock(pipe).outgoing(frames, &mut messages);
+        self.half.write_all(&messages).await
     }
 
     /// Ends when all clients are dropped or the socket breaks; the reader then sees the end of the connection.
@@ -45,9 +56,12 @@ impl Writer {
                 Ok(_) => {}
                 Err(_) => batch.push(frame(Command::Heartbeat, HEARTBEAT_ID, 0, &())),
             }
-            self.joined.clear();
-            batch.iter().for_each(|frame| self.joined.extend_from_slice(frame));
-            if self.half.write_all(&self.joined).await.is_err() {
+            let mut joined = std::mem::take(&mut self.joined);
+            joined.clear();
+            batch.iter().for_each(|frame| joined.extend_from_slice(frame));
+            let written = self.write(&joined).await;
+            self.joined = joined;
+            if written.is_err() {
                 // The reader learns the reason; give it the time to pass on what came before.
                 frames.close();
                 sleep(HEARTBEAT_MIN).await;

@@ -3,11 +3,7 @@
 //! A crowd carries out one [`Order`] at a time on the calling thread. Several crowds in several processes make one
 //! load: see [`super::worker`].
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use gimbal_codec::{
@@ -19,6 +15,7 @@ use gimbal_codec::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    Place,
     fleet::{Member, sign_in_frame},
     sockets::{Event, Sockets},
     stop,
@@ -128,7 +125,7 @@ pub struct Part {
 
 /// The clients of one process.
 pub struct Crowd {
-    address: SocketAddr,
+    place: Place,
     members: Vec<Member>,
     sockets: Sockets,
     state: State,
@@ -158,14 +155,14 @@ impl Crowd {
     /// # Errors
     /// When the kernel gives no epoll descriptor.
     pub fn new(
-        address: SocketAddr,
+        place: Place,
         sources: &[Ipv4Addr],
         members: Vec<Member>,
         part: Part,
         live: Arc<Live>,
     ) -> Result<Self> {
-        let sockets = Sockets::with_sources(sources).context("no epoll")?;
-        Ok(Self { address, members, sockets, state: State::default(), part, live })
+        let sockets = Sockets::with_sources(sources).context("no epoll")?.over_websocket(place.websocket);
+        Ok(Self { place, members, sockets, state: State::default(), part, live })
     }
 
     /// Carries out an order; an interruption ends it early.
@@ -222,10 +219,10 @@ impl Crowd {
     }
 
     fn connect(&mut self, intended_ns: u64) -> Result<()> {
-        let index = self.sockets.begin_connect(self.address).with_context(|| {
+        let index = self.sockets.begin_connect(self.place.address).with_context(|| {
             format!(
                 "cannot connect to {} (local ports: sysctl net.ipv4.ip_local_port_range, --source)",
-                self.address
+                self.place.address
             )
         })?;
         let frame = sign_in_frame(&self.members[index], Some(Seq::new(0)));

@@ -2,12 +2,15 @@
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::TcpStream,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 use gimbal_codec::{Command, Decoder, Packet, frame, limits::FRAME_BYTES_MAX_DOWN};
+
+use super::Place;
+use crate::websocket::Pipe;
 
 /// How long a gateway may take to accept, and then to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -16,22 +19,29 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Nobody listens, it closes, it is silent, or it speaks another protocol.
-pub fn gateway(address: SocketAddr) -> Result<()> {
-    ask(address, TIMEOUT).with_context(|| format!("cannot load {address}"))
+pub fn gateway(place: Place) -> Result<()> {
+    ask(place, TIMEOUT).with_context(|| format!("cannot load {}", place.address))
 }
 
-fn ask(address: SocketAddr, timeout: Duration) -> Result<()> {
+fn ask(Place { address, websocket }: Place, timeout: Duration) -> Result<()> {
     let mut stream = match TcpStream::connect_timeout(&address, timeout) {
         Ok(stream) => stream,
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            bail!("nobody listens there; is the server running, and is this its TCP port?")
+            bail!("nobody listens there; is the server running, and is this its client port?")
         }
         Err(error) => return Err(error).context("it does not accept connections"),
     };
     stream.set_read_timeout(Some(timeout))?;
     let closed =
         "it closed the connection instead of answering: no gimbal gateway, or one that takes no more";
-    stream.write_all(&frame(Command::Heartbeat, "probe", 0, &())).context(closed)?;
+    let (pipe, mut asked) = Pipe::new(&address.to_string(), "/ws", 0);
+    let mut pipe = websocket.then_some(pipe);
+    let heartbeat = frame(Command::Heartbeat, "probe", 0, &());
+    match &mut pipe {
+        Some(pipe) => pipe.outgoing(&heartbeat, &mut asked),
+        None => asked = heartbeat.to_vec(),
+    }
+    stream.write_all(&asked).context(closed)?;
     let (mut decoder, mut chunk, mut got) = (Decoder::new(), [0; 512], Vec::new());
     loop {
         let bytes = match stream.read(&mut chunk) {
@@ -46,7 +56,14 @@ fn ask(address: SocketAddr, timeout: Duration) -> Result<()> {
             Ok(_) | Err(_) => bail!(closed),
         };
         got.extend_from_slice(&chunk[..bytes]);
-        let answer = decoder.feed(&chunk[..bytes]).next_frame(FRAME_BYTES_MAX_DOWN).map(|body| {
+        let mut frames = chunk[..bytes].to_vec();
+        if let Some(pipe) = &mut pipe {
+            let mut replies = Vec::new();
+            frames.clear();
+            pipe.incoming(&chunk[..bytes], &mut frames, &mut replies)?;
+            stream.write_all(&replies).context(closed)?;
+        }
+        let answer = decoder.feed(&frames).next_frame(FRAME_BYTES_MAX_DOWN).map(|body| {
             body.map(|body| Packet::decode(body).is_ok_and(|packet| packet.request_id == "probe"))
         });
         match answer {
@@ -72,7 +89,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("it is bound");
         let thread = thread::spawn(move || treat(listener.accept().expect("we connect").0));
-        let told = ask(address, Duration::from_millis(200)).expect_err("it is no gateway");
+        let told = ask(Place { address, websocket: false }, Duration::from_millis(200))
+            .expect_err("it is no gateway");
         thread.join().expect("it only writes");
         format!("{told:#}")
     }
@@ -90,7 +108,7 @@ mod tests {
         expect(told(drop), "closed");
         let free =
             TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
-        let told = ask(free, TIMEOUT).expect_err("nobody is there");
+        let told = ask(Place { address: free, websocket: false }, TIMEOUT).expect_err("nobody is there");
         assert!(told.to_string().contains("nobody listens"), "{told:#}");
     }
 }

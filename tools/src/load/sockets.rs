@@ -19,6 +19,8 @@ use rustix::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::websocket::Pipe;
+
 /// Bytes read from one socket at a time.
 const READ_BYTES: usize = 64 * 1024;
 /// Sockets reported by one wait.
@@ -37,6 +39,8 @@ pub enum Event<'a> {
 struct Conn {
     stream: TcpStream,
     decoder: Decoder,
+    /// Over WebSocket.
+    pipe: Option<Box<Pipe>>,
     /// Bytes to send; those before `sent` are gone.
     out: Vec<u8>,
     sent: usize,
@@ -57,6 +61,7 @@ pub struct Sockets {
     events: Vec<epoll::Event>,
     chunk: Vec<u8>,
     sources: Vec<Ipv4Addr>,
+    websocket: bool,
 }
 
 impl Sockets {
@@ -73,7 +78,14 @@ impl Sockets {
             events: Vec::with_capacity(EVENTS_MAX),
             chunk: vec![0; READ_BYTES],
             sources: Vec::new(),
+            websocket: false,
         })
+    }
+
+    /// Connections made from now on speak WebSocket, if so; all else stays the same.
+    #[must_use]
+    pub fn over_websocket(self, websocket: bool) -> Self {
+        Self { websocket, ..self }
     }
 
     /// As [`Self::new`], with local addresses that connections take in turn.
@@ -92,7 +104,7 @@ impl Sockets {
         let socket = self.socket(address)?;
         socket.connect(&address.into())?;
         socket.set_nonblocking(true)?;
-        self.add(socket.into(), false)
+        self.add(socket.into(), address, false)
     }
 
     /// As [`Self::connect`] without waiting: what is written leaves when the connection is there, and a refusal is an
@@ -108,7 +120,7 @@ impl Sockets {
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
             Err(error) => return Err(error),
         }
-        self.add(socket.into(), true)
+        self.add(socket.into(), address, true)
     }
 
     /// Ends a connection without a word to anybody; its index stays its own.
@@ -135,20 +147,28 @@ impl Sockets {
         Ok(socket)
     }
 
-    fn add(&mut self, stream: TcpStream, blocked: bool) -> io::Result<usize> {
+    fn add(&mut self, stream: TcpStream, address: SocketAddr, blocked: bool) -> io::Result<usize> {
         stream.set_nodelay(true)?;
         let index = self.conns.len();
-        let (out, decoder) = (Vec::new(), Decoder::new());
-        let conn = Conn { stream, decoder, out, sent: 0, dirty: false, blocked, stalled: false };
+        let (pipe, out) = match self.websocket {
+            true => {
+                let (pipe, request) = Pipe::new(&address.to_string(), "/ws", index as u64);
+                (Some(Box::new(pipe)), request)
+            }
+            false => (None, Vec::new()),
+        };
+        let decoder = Decoder::new();
+        let conn = Conn { stream, decoder, pipe, out, sent: 0, dirty: false, blocked, stalled: false };
         epoll::add(&self.epoll, &conn.stream, EventData::new_u64(index as u64), conn.flags())?;
         self.conns.push(Some(conn));
+        self.write(index, |_| ()); // the request
         Ok(index)
     }
 
     /// Lets `write` append frames for a connection; they leave with the next [`Self::flush`]. Nothing happens on a closed one.
     pub fn write(&mut self, index: usize, write: impl FnOnce(&mut Vec<u8>)) {
         let Some(Some(conn)) = self.conns.get_mut(index) else { return };
-        write(&mut conn.out);
+        conn.put(write);
         if !conn.dirty && !conn.blocked {
             conn.dirty = true;
             self.dirty.push(index);
@@ -235,6 +255,14 @@ impl Conn {
         flags
     }
 
+    /// Lets `write` append whole frames to what is sent.
+    fn put(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let Some(pipe) = &mut self.pipe else { return write(&mut self.out) };
+        let mut frames = Vec::new();
+        write(&mut frames);
+        pipe.outgoing(&frames, &mut self.out);
+    }
+
     fn send(&mut self) {
         if self.out.is_empty() {
             self.blocked = false;
@@ -269,15 +297,30 @@ impl Conn {
             }
             Err(error) => return Err(error.to_string()),
         };
-        let mut feed = self.decoder.feed(&chunk[..bytes]);
-        loop {
-            match feed.next_frame(FRAME_BYTES_MAX) {
-                Ok(Some(body)) => {
-                    each(Packet::decode(body).map_err(|error| error.to_string())?, &mut self.out)
-                }
-                Ok(None) => return Ok(()),
-                Err(error) => return Err(error.to_string()),
-            }
+        let Some(pipe) = &mut self.pipe else {
+            return take(&mut self.decoder, &chunk[..bytes], &mut self.out, each);
+        };
+        let (mut frames, mut answers) = (Vec::new(), Vec::new());
+        pipe.incoming(&chunk[..bytes], &mut frames, &mut self.out).map_err(|error| error.to_string())?;
+        take(&mut self.decoder, &frames, &mut answers, each)?;
+        pipe.outgoing(&answers, &mut self.out);
+        Ok(())
+    }
+}
+
+/// Gives every frame that ends in `chunk` to `each`.
+fn take(
+    decoder: &mut Decoder,
+    chunk: &[u8],
+    out: &mut Vec<u8>,
+    each: &mut impl FnMut(Packet<'_>, &mut Vec<u8>),
+) -> Result<(), String> {
+    let mut feed = decoder.feed(chunk);
+    loop {
+        match feed.next_frame(FRAME_BYTES_MAX) {
+            Ok(Some(body)) => each(Packet::decode(body).map_err(|error| error.to_string())?, out),
+            Ok(None) => return Ok(()),
+            Err(error) => return Err(error.to_string()),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    net::{Ipv4Addr, SocketAddr},
+    net::Ipv4Addr,
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
         Arc,
@@ -20,6 +20,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    Place,
     crowd::{Crowd, Done, Order, Part},
     fleet::Member,
     stage::Stage,
@@ -36,7 +37,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// What a child is told first.
 #[derive(Deserialize, Serialize)]
 struct Job {
-    address: SocketAddr,
+    place: Place,
     sources: Vec<Ipv4Addr>,
     members: Vec<(u64, u64, String)>,
     part: Part,
@@ -76,7 +77,7 @@ impl Crowds {
         if parts <= 1 {
             let part = Part { part: 0, parts: 1 };
             let crowd =
-                Crowd::new(target.address, &target.sources, stage.members.clone(), part, Arc::clone(&live))?;
+                Crowd::new(target.place(), &target.sources, stage.members.clone(), part, Arc::clone(&live))?;
             return Ok(Self { here: Some(crowd), there: Vec::new(), live });
         }
         let there = (0..parts).map(|part| {
@@ -85,7 +86,7 @@ impl Crowds {
                 .map(|member| (member.user.get(), member.device.get(), member.token.clone()))
                 .collect();
             let job = Job {
-                address: target.address,
+                place: target.place(),
                 sources: target.sources.clone(),
                 members,
                 part: Part { part, parts },
@@ -207,7 +208,7 @@ pub fn serve() -> Result<()> {
         token,
     });
     let live = Arc::new(Live::default());
-    let mut crowd = Crowd::new(job.address, &job.sources, members.collect(), job.part, Arc::clone(&live))?;
+    let mut crowd = Crowd::new(job.place, &job.sources, members.collect(), job.part, Arc::clone(&live))?;
     let is_busy = Arc::new(AtomicBool::new(false));
     thread::Builder::new().name("progress".into()).spawn({
         let is_busy = Arc::clone(&is_busy);

@@ -18,3 +18,4 @@ mod slow;
 mod start;
 mod storm;
 mod takeover;
+mod websocket;

@@ -71,10 +71,13 @@ class Client:
         self.messages = collections.deque()  # pushed and synced, in order, not yet taken
         self.behind = False  # messages wait for a sync
         self._requests = itertools.count(1)
-        self._buffer = b""
-        self._socket = socket.create_connection(address, timeout=timeout)
+        self._open(address, timeout)
         body = wire.SignIn(user_id=device.user_id, device_id=device.device_id, token=device.token, cursor=cursor)
         self.latest = wire.SignInResult.FromString(self._call(wire.SIGN_IN, body)).latest
+
+    def _open(self, address, timeout):
+        self._buffer = b""
+        self._socket = socket.create_connection(address, timeout=timeout)
 
     def close(self):
         self._socket.close()
@@ -88,7 +91,9 @@ class Client:
     # Frames
 
     def _write(self, command, body, request_id=""):
-        packet = wire.Packet(request_id=request_id, command=command, content=body).SerializeToString()
+        self._write_packet(wire.Packet(request_id=request_id, command=command, content=body).SerializeToString())
+
+    def _write_packet(self, packet):
         prefix, length = bytearray(), len(packet)
         while length >= 0x80:
             prefix.append(length & 0x7F | 0x80)

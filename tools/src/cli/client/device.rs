@@ -18,9 +18,12 @@ use super::GrpcArgs;
 pub(crate) struct DeviceArgs {
     #[command(flatten)]
     pub(super) grpc: GrpcArgs,
-    /// Address of the gateway's TCP port
-    #[arg(long, env = "GIMBAL_ADDRESS", default_value = "127.0.0.1:8002", value_name = "HOST:PORT")]
-    pub(super) address: String,
+    /// Address of the gateway [default: 127.0.0.1:8002, with --websocket 127.0.0.1:8003]
+    #[arg(long, env = "GIMBAL_ADDRESS", value_name = "HOST:PORT")]
+    pub(super) address: Option<String>,
+    /// Connect over WebSocket
+    #[arg(long)]
+    pub(super) websocket: bool,
     /// Phone number of the user, who is made when unknown
     #[arg(long, alias = "user-phone", value_name = "NUMBER")]
     pub(super) phone: String,
@@ -107,8 +110,11 @@ impl Device {
 
     fn options(&self, cursor: Option<Seq>) -> Options {
         let (user, device) = (UserId::new(self.saved.user), DeviceId::new(self.saved.device));
-        let options = Options::new(&self.args.address, user, device, &self.saved.token);
-        Options { cursor, ..options }
+        let websocket = self.args.websocket;
+        let default = if websocket { "127.0.0.1:8003" } else { "127.0.0.1:8002" };
+        let address = self.args.address.as_deref().unwrap_or(default);
+        let options = Options::new(address, user, device, &self.saved.token);
+        Options { cursor, websocket, ..options }
     }
 
     /// Signs in over the long connection; credentials that the server no longer knows are replaced once.

@@ -30,9 +30,12 @@ pub(super) struct Aim {
     /// Start a server of our own with a temporary data directory, and stop it afterwards
     #[arg(long, conflicts_with = "target")]
     start: bool,
-    /// The gateway's TCP port
-    #[arg(long, env = "GIMBAL_ADDRESS", default_value = "127.0.0.1:8002", value_name = "HOST:PORT")]
-    target: String,
+    /// The gateway's client port [default: 127.0.0.1:8002, with --websocket 127.0.0.1:8003]
+    #[arg(long, env = "GIMBAL_ADDRESS", value_name = "HOST:PORT")]
+    target: Option<String>,
+    /// Load it over WebSocket
+    #[arg(long)]
+    websocket: bool,
     #[command(flatten)]
     grpc: GrpcArgs,
     #[command(flatten)]
@@ -78,11 +81,13 @@ impl Aim {
         let sources = self.sources()?;
         if !self.start {
             self.client_cores.as_deref().map(pin).transpose()?;
-            let address = resolve(&self.target)?;
+            let default = if self.websocket { "127.0.0.1:8003" } else { "127.0.0.1:8002" };
+            let address = resolve(self.target.as_deref().unwrap_or(default))?;
             let guess = (!self.server_pid.is_empty()).then(|| SocketAddr::new(address.ip(), HTTP_PORT));
             let http = self.server_http.as_deref().map(resolve).transpose()?.or(guess);
             return Ok(Target {
                 address,
+                websocket: self.websocket,
                 grpc: self.grpc.grpc.clone(),
                 key,
                 pids: self.server_pid.clone(),
@@ -123,7 +128,8 @@ impl Aim {
     fn aimed_at(&self, server: Server, others: Vec<u32>) -> Result<Target> {
         self.client_cores.as_deref().map(pin).transpose()?;
         Ok(Target {
-            address: server.address,
+            address: if self.websocket { server.websocket } else { server.address },
+            websocket: self.websocket,
             grpc: format!("http://{}", server.grpc),
             key: self.key.read()?,
             pids: [vec![server.pid()], others].concat(),

@@ -12,6 +12,7 @@ use gimbal_codec::{
 };
 
 use super::{Device, PATIENCE};
+use gimbal::websocket::Pipe;
 
 /// When a call is repeated instead of waited for.
 const IMPATIENCE: Duration = Duration::from_secs(1);
@@ -79,6 +80,8 @@ pub(crate) struct Refused(pub(crate) i32);
 /// One connection.
 pub(crate) struct Client {
     stream: TcpStream,
+    /// Over WebSocket.
+    pipe: Option<Pipe>,
     decoder: Decoder,
     arrived: VecDeque<Event>,
     messages: VecDeque<Message>,
@@ -105,6 +108,7 @@ impl Client {
         stream.set_nodelay(true)?;
         Ok(Self {
             stream,
+            pipe: None,
             decoder: Decoder::new(),
             arrived: VecDeque::new(),
             messages: VecDeque::new(),
@@ -115,6 +119,27 @@ impl Client {
             behind: false,
             closed: None,
         })
+    }
+
+    /// Connects over WebSocket without signing in; what is written is whole frames of the stream all the same.
+    pub(crate) fn websocket(address: SocketAddr) -> Self {
+        let mut client = Self::connect(address);
+        let (pipe, request) = Pipe::new(&address.to_string(), "/ws", u64::from(address.port()));
+        client.stream.write_all(&request).unwrap();
+        client.pipe = Some(pipe);
+        client
+    }
+
+    /// Connects over WebSocket and signs in with a cursor.
+    pub(crate) fn websocket_online(address: SocketAddr, device: &Device, cursor: u64) -> Self {
+        let mut client = Self::websocket(address);
+        client.sign_in(device, Some(cursor)).unwrap();
+        client
+    }
+
+    /// The code of the WebSocket close frame, once it was read.
+    pub(crate) fn websocket_closed(&self) -> Option<u16> {
+        self.pipe.as_ref().and_then(Pipe::closed)
     }
 
     /// Connects and signs in with a cursor of 0.
@@ -144,7 +169,10 @@ impl Client {
 
     /// Writes bytes as they are; false once the server no longer takes them.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> bool {
-        self.stream.write_all(bytes).is_ok()
+        let Some(pipe) = &mut self.pipe else { return self.stream.write_all(bytes).is_ok() };
+        let mut messages = Vec::new();
+        pipe.outgoing(bytes, &mut messages);
+        self.stream.write_all(&messages).is_ok()
     }
 
     pub(crate) fn stream(&self) -> &TcpStream {
@@ -248,7 +276,14 @@ impl Client {
         if count == 0 {
             self.arrived.push_back(Event::End);
         }
-        let mut feed = self.decoder.feed(&chunk[..count]);
+        let mut frames = chunk[..count].to_vec();
+        if let Some(pipe) = &mut self.pipe {
+            let mut replies = Vec::new();
+            frames.clear();
+            pipe.incoming(&chunk[..count], &mut frames, &mut replies).unwrap();
+            let _ = self.stream.write_all(&replies); // the server may be gone already
+        }
+        let mut feed = self.decoder.feed(&frames);
         while let Some(packet) = feed.next_frame(limits::FRAME_BYTES_MAX_DOWN).unwrap() {
             self.arrived.push_back(event(packet));
         }
