@@ -6,6 +6,7 @@ use std::{
     collections::VecDeque,
     fs::{File, OpenOptions},
     io::{self, Write as _},
+    net::{IpAddr, Ipv6Addr},
     os::unix::fs::OpenOptionsExt as _,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -32,8 +33,11 @@ pub const CODES_PER_PHONE_MAX: u8 = 5;
 pub const WINDOW: Duration = Duration::from_secs(60 * 60);
 /// A second code for one phone is refused for this long.
 pub const REQUEST_INTERVAL: Duration = Duration::from_secs(30);
-/// Phones remembered: about 100 B each. Full: codes for new phones are refused until some are forgotten.
+/// Phones remembered: about 100 B each. Full: the oldest is forgotten for a new one, unless its last code still waits or
+/// somebody has guessed at it; codes for new phones are refused then.
 const PHONES_MAX: usize = 500_000;
+/// Addresses that asked within [`WINDOW`]: about 60 B each. Full: the oldest is forgotten.
+const ADDRESSES_MAX: usize = 100_000;
 const DIGITS: usize = 6;
 
 /// Why no code was sent.
@@ -44,10 +48,22 @@ pub enum CodeError {
     NoIssuer,
     /// A code for this phone was sent less than [`REQUEST_INTERVAL`] ago.
     #[error("a code for this phone was sent less than {} s ago", REQUEST_INTERVAL.as_secs())]
-    TooSoon,
+    TooSoon {
+        /// When the same call may succeed.
+        after: Duration,
+    },
     /// [`CODES_PER_PHONE_MAX`] codes were sent within [`WINDOW`].
     #[error("{CODES_PER_PHONE_MAX} codes for this phone were sent within an hour")]
-    TooMany,
+    TooMany {
+        /// When the same call may succeed.
+        after: Duration,
+    },
+    /// As many codes as one address may have were asked for from it within [`WINDOW`].
+    #[error("too many codes were asked for from this address within an hour")]
+    TooManyFromAddress {
+        /// When the same call may succeed.
+        after: Duration,
+    },
     /// [`PHONES_MAX`] phones are remembered, or the issuer failed.
     #[error("codes cannot be sent now")]
     Unavailable,
@@ -58,9 +74,20 @@ impl CodeError {
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::NoIssuer => "no_code_issuer",
-            Self::TooSoon => "too_soon",
-            Self::TooMany => "too_many_codes",
+            Self::TooSoon { .. } => "too_soon",
+            Self::TooMany { .. } => "too_many_codes",
+            Self::TooManyFromAddress { .. } => "too_many_codes_from_address",
             Self::Unavailable => "unavailable",
+        }
+    }
+
+    /// When the same call may succeed; in gRPC metadata `gimbal-retry-after-ms`.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::TooSoon { after } | Self::TooMany { after } | Self::TooManyFromAddress { after } => {
+                Some(*after)
+            }
+            Self::NoIssuer | Self::Unavailable => None,
         }
     }
 }
@@ -69,11 +96,17 @@ impl From<CodeError> for Status {
     fn from(error: CodeError) -> Self {
         let code = match error {
             CodeError::NoIssuer => Code::FailedPrecondition,
-            CodeError::TooSoon | CodeError::TooMany => Code::ResourceExhausted,
+            CodeError::TooSoon { .. } | CodeError::TooMany { .. } | CodeError::TooManyFromAddress { .. } => {
+                Code::ResourceExhausted
+            }
             CodeError::Unavailable => Code::Unavailable,
         };
         let mut status = Self::new(code, error.to_string());
         status.metadata_mut().insert("gimbal-reason", MetadataValue::from_static(error.reason()));
+        if let Some(after) = error.retry_after() {
+            let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+            status.metadata_mut().insert("gimbal-retry-after-ms", MetadataValue::from(after_ms));
+        }
         status
     }
 }
@@ -82,6 +115,7 @@ impl From<CodeError> for Status {
 pub struct Codes {
     issuer: Issuer,
     any_code_signs_in: bool,
+    per_address_max: u32,
     waiting: Mutex<Waiting>,
 }
 
@@ -96,6 +130,10 @@ struct Waiting {
     by_phone: HashMap<String, Phone>,
     /// Phones by the begin of their window.
     order: VecDeque<(Instant, String)>,
+    /// Begin of the window, and codes in it.
+    by_address: HashMap<IpAddr, (Instant, u32)>,
+    /// Addresses by the begin of their window.
+    address_order: VecDeque<(Instant, IpAddr)>,
 }
 
 struct Phone {
@@ -123,15 +161,22 @@ impl Codes {
                 Issuer::File { path: path.clone(), file: Mutex::new(file) }
             }
         };
-        Ok(Self { issuer, any_code_signs_in: config.dev, waiting: Mutex::default() })
+        let per_address_max = config.config.limits.codes_per_address;
+        Ok(Self { issuer, any_code_signs_in: config.dev, per_address_max, waiting: Mutex::default() })
     }
 
     /// Makes a code for `phone` (already checked for its form) and has the issuer tell it. The code's lifetime is
-    /// returned. `random` are 64 random bits.
+    /// returned. `from` is the caller's address, if known; `random` are 64 random bits.
     ///
     /// # Errors
     /// [`CodeError`].
-    pub fn request(&self, phone: &str, now: Instant, random: u64) -> Result<Duration, CodeError> {
+    pub fn request(
+        &self,
+        phone: &str,
+        from: Option<IpAddr>,
+        now: Instant,
+        random: u64,
+    ) -> Result<Duration, CodeError> {
         if matches!(self.issuer, Issuer::Nobody) {
             return if self.any_code_signs_in { Ok(LIFETIME) } else { Err(CodeError::NoIssuer) };
         }
@@ -139,7 +184,14 @@ impl Codes {
         {
             let mut waiting = self.lock();
             waiting.forget(now);
+            let counted = from.filter(|_| self.per_address_max > 0).map(source);
+            if let Some(from) = counted {
+                waiting.check_address(from, self.per_address_max, now)?;
+            }
             waiting.issue(phone, code, now)?;
+            if let Some(from) = counted {
+                waiting.count_address(from, now);
+            }
         }
         self.tell(phone, &code)?;
         Ok(LIFETIME)
@@ -197,19 +249,25 @@ impl Codes {
 
 impl Waiting {
     fn issue(&mut self, phone: &str, code: [u8; DIGITS], now: Instant) -> Result<(), CodeError> {
-        let full = self.by_phone.len() >= PHONES_MAX;
+        let is_full = self.by_phone.len() >= PHONES_MAX && !self.by_phone.contains_key(phone);
+        if is_full && !self.forget_oldest(now) {
+            return Err(CodeError::Unavailable);
+        }
         let known = self.by_phone.get_mut(phone);
-        if known.as_ref().is_some_and(|known| now.saturating_duration_since(known.asked) < REQUEST_INTERVAL) {
-            return Err(CodeError::TooSoon);
+        if let Some(known) = &known {
+            let after = REQUEST_INTERVAL.saturating_sub(now.saturating_duration_since(known.asked));
+            if !after.is_zero() {
+                return Err(CodeError::TooSoon { after });
+            }
         }
         match known {
             Some(known) if now.saturating_duration_since(known.since) < WINDOW => {
                 if known.codes >= CODES_PER_PHONE_MAX {
-                    return Err(CodeError::TooMany);
+                    let after = WINDOW.saturating_sub(now.saturating_duration_since(known.since));
+                    return Err(CodeError::TooMany { after });
                 }
                 (known.codes, known.asked, known.code) = (known.codes + 1, now, Some(code));
             }
-            None if full => return Err(CodeError::Unavailable),
             _ => {
                 let fresh = Phone { since: now, codes: 1, wrong: 0, asked: now, code: Some(code) };
                 self.by_phone.insert(phone.to_owned(), fresh);
@@ -219,8 +277,63 @@ impl Waiting {
         Ok(())
     }
 
-    /// Forgets phones whose window is over and whose last code has expired.
+    /// Makes room for one phone; `false`: the oldest is still of use.
+    fn forget_oldest(&mut self, now: Instant) -> bool {
+        let Some((since, phone)) = self.order.front() else { return false };
+        let known = self.by_phone.get(phone).filter(|known| known.since == *since);
+        let is_of_use = known.is_some_and(|known| {
+            known.wrong > 0 || (known.code.is_some() && now.saturating_duration_since(known.asked) < LIFETIME)
+        });
+        if is_of_use {
+            return false;
+        }
+        let is_known = known.is_some();
+        let (_, phone) = self.order.pop_front().expect("the front was just seen");
+        if is_known {
+            self.by_phone.remove(&phone);
+        }
+        is_known
+    }
+
+    fn check_address(&self, from: IpAddr, codes_max: u32, now: Instant) -> Result<(), CodeError> {
+        match self.by_address.get(&from) {
+            Some(&(since, codes)) if codes >= codes_max => {
+                let after = WINDOW.saturating_sub(now.saturating_duration_since(since));
+                if after.is_zero() { Ok(()) } else { Err(CodeError::TooManyFromAddress { after }) }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn count_address(&mut self, from: IpAddr, now: Instant) {
+        if let Some((since, codes)) = self.by_address.get_mut(&from)
+            && now.saturating_duration_since(*since) < WINDOW
+        {
+            *codes += 1;
+            return;
+        }
+        self.by_address.insert(from, (now, 1));
+        self.address_order.push_back((now, from));
+        if self.address_order.len() > ADDRESSES_MAX {
+            self.forget_address();
+        }
+    }
+
+    fn forget_address(&mut self) {
+        if let Some((since, from)) = self.address_order.pop_front()
+            && self.by_address.get(&from).is_some_and(|known| known.0 == since)
+        {
+            self.by_address.remove(&from);
+        }
+    }
+
+    /// Forgets phones whose window is over and whose last code has expired, and addresses whose window is over.
     fn forget(&mut self, now: Instant) {
+        while let Some((since, _)) = self.address_order.front()
+            && now.saturating_duration_since(*since) >= WINDOW
+        {
+            self.forget_address();
+        }
         while let Some((since, _)) = self.order.front() {
             if now.saturating_duration_since(*since) < WINDOW + LIFETIME {
                 break;
@@ -230,6 +343,14 @@ impl Waiting {
                 self.by_phone.remove(&phone);
             }
         }
+    }
+}
+
+/// What counts as one address: an IPv6 host has a whole /64.
+fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 64 << 64).into(),
+        address => address,
     }
 }
 
@@ -267,14 +388,14 @@ mod tests {
     fn a_code_signs_in_once_within_its_lifetime() {
         let (_dir, codes, path) = with_file();
         let start = clock::now();
-        codes.request("+49123", start, 1_234_567_890).unwrap();
+        codes.request("+49123", None, start, 1_234_567_890).unwrap();
         let code = last_code(&path);
         assert_eq!(code.len(), 6);
         assert_eq!(codes.check("+49124", &code, start), Err(RequestError::BadCode), "another phone");
         assert_eq!(codes.check("+49123", &code, start), Ok(()));
         assert_eq!(codes.check("+49123", &code, start), Err(RequestError::BadCode), "used");
         let later = start + REQUEST_INTERVAL;
-        codes.request("+49123", later, 99).unwrap();
+        codes.request("+49123", None, later, 99).unwrap();
         assert_eq!(
             codes.check("+49123", &last_code(&path), later + LIFETIME),
             Err(RequestError::BadCode),
@@ -286,18 +407,18 @@ mod tests {
     fn guesses_are_counted_over_all_codes_of_an_hour_and_a_few_lock_nobody_out() {
         let (_dir, codes, path) = with_file();
         let start = clock::now();
-        codes.request("1", start, 42).unwrap();
+        codes.request("1", None, start, 42).unwrap();
         for _ in 0..ATTEMPTS_MAX / 2 {
             assert_eq!(codes.check("1", "x", start), Err(RequestError::BadCode));
         }
         assert_eq!(codes.check("1", &last_code(&path), start), Ok(()), "a stranger's guesses void no code");
         let later = start + REQUEST_INTERVAL;
-        codes.request("1", later, 43).unwrap();
+        codes.request("1", None, later, 43).unwrap();
         for _ in 0..ATTEMPTS_MAX / 2 {
             assert_eq!(codes.check("1", "x", later), Err(RequestError::BadCode));
         }
         assert_eq!(codes.check("1", &last_code(&path), later), Err(RequestError::BadCode), "too many");
-        codes.request("1", start + WINDOW, 44).unwrap();
+        codes.request("1", None, start + WINDOW, 44).unwrap();
         assert_eq!(codes.check("1", &last_code(&path), start + WINDOW), Ok(()), "another hour");
     }
 
@@ -306,24 +427,24 @@ mod tests {
         let (_dir, codes, _) = with_file();
         let start = clock::now();
         for n in 0..u32::from(CODES_PER_PHONE_MAX) {
-            codes.request("1", start + REQUEST_INTERVAL * n, 1).unwrap();
+            codes.request("1", None, start + REQUEST_INTERVAL * n, 1).unwrap();
         }
         let soon = start + REQUEST_INTERVAL * u32::from(CODES_PER_PHONE_MAX);
-        assert!(matches!(codes.request("1", soon, 1), Err(CodeError::TooMany)));
-        codes.request("2", soon, 1).unwrap();
-        codes.request("1", start + WINDOW, 1).unwrap();
+        assert!(matches!(codes.request("1", None, soon, 1), Err(CodeError::TooMany { .. })));
+        codes.request("2", None, soon, 1).unwrap();
+        codes.request("1", None, start + WINDOW, 1).unwrap();
     }
 
     #[test]
     fn a_code_whose_sign_in_failed_is_right_again_unless_a_newer_one_was_sent() {
         let (_dir, codes, path) = with_file();
         let start = clock::now();
-        codes.request("1", start, 5).unwrap();
+        codes.request("1", None, start, 5).unwrap();
         let first = last_code(&path);
         codes.check("1", &first, start).unwrap();
         codes.give_back("1", &first);
         assert_eq!(codes.check("1", &first, start), Ok(()));
-        codes.request("1", start + REQUEST_INTERVAL, 678_901).unwrap();
+        codes.request("1", None, start + REQUEST_INTERVAL, 678_901).unwrap();
         codes.give_back("1", &first);
         assert_eq!(codes.check("1", &first, start + REQUEST_INTERVAL), Err(RequestError::BadCode));
         assert_eq!(codes.check("1", &last_code(&path), start + REQUEST_INTERVAL), Ok(()));
@@ -334,10 +455,12 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let (_dir, codes, path) = with_file();
         let now = clock::now();
-        codes.request("1", now, 1).unwrap();
-        assert!(matches!(codes.request("1", now, 2), Err(CodeError::TooSoon)));
-        codes.request("2", now, 2).unwrap();
-        codes.request("1", now + REQUEST_INTERVAL, 3).unwrap();
+        codes.request("1", None, now, 1).unwrap();
+        assert!(
+            matches!(codes.request("1", None, now, 2), Err(CodeError::TooSoon { after }) if after == REQUEST_INTERVAL)
+        );
+        codes.request("2", None, now, 2).unwrap();
+        codes.request("1", None, now + REQUEST_INTERVAL, 3).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
@@ -346,10 +469,10 @@ mod tests {
         let mut checked = Config::default().check(true).unwrap();
         let dev = Codes::open(&checked).unwrap();
         assert_eq!(dev.check("1", "anything", clock::now()), Ok(()));
-        assert!(dev.request("1", clock::now(), 1).is_ok());
+        assert!(dev.request("1", None, clock::now(), 1).is_ok());
         checked.dev = false;
         let strict = Codes::open(&checked).unwrap();
-        assert!(matches!(strict.request("1", clock::now(), 1), Err(CodeError::NoIssuer)));
+        assert!(matches!(strict.request("1", None, clock::now(), 1), Err(CodeError::NoIssuer)));
         assert_eq!(strict.check("1", "000000", clock::now()), Err(RequestError::BadCode));
     }
 
@@ -358,10 +481,48 @@ mod tests {
         let (_dir, codes, _) = with_file();
         let now = clock::now();
         for phone in 0..100 {
-            codes.request(&phone.to_string(), now, phone).unwrap();
+            codes.request(&phone.to_string(), None, now, phone).unwrap();
         }
-        codes.request("new", now + WINDOW + LIFETIME, 7).unwrap();
+        codes.request("new", None, now + WINDOW + LIFETIME, 7).unwrap();
         let waiting = codes.lock();
         assert_eq!((waiting.by_phone.len(), waiting.order.len()), (1, 1));
+    }
+
+    #[test]
+    fn one_address_gets_so_many_codes_an_hour_for_whatever_phones() {
+        let (_dir, mut codes, _) = with_file();
+        codes.per_address_max = 3;
+        let start = clock::now();
+        let [host, same, other] = ["2001:db8::1", "2001:db8::ffff:2", "192.0.2.1"].map(|a| a.parse().ok());
+        for (phone, from) in [("1", host), ("2", same), ("3", host)] {
+            codes.request(phone, from, start, 1).unwrap();
+        }
+        let refused = codes.request("4", same, start + Duration::from_secs(600), 1).unwrap_err();
+        assert_eq!(refused.retry_after(), Some(WINDOW - Duration::from_secs(600)));
+        let status = Status::from(refused);
+        assert_eq!(status.metadata().get("gimbal-retry-after-ms").unwrap(), "3000000");
+        assert_eq!(status.metadata().get("gimbal-reason").unwrap(), "too_many_codes_from_address");
+        codes.request("4", other, start, 1).unwrap();
+        assert!(matches!(codes.request("4", other, start, 1), Err(CodeError::TooSoon { .. })));
+        codes.request("5", host, start + WINDOW, 1).unwrap();
+        let waiting = codes.lock();
+        assert_eq!((waiting.by_address.len(), waiting.address_order.len()), (1, 1));
+        assert!(!waiting.by_phone.contains_key("6"));
+    }
+
+    #[test]
+    fn a_full_table_forgets_the_oldest_phone_unless_that_is_of_use() {
+        let mut waiting = Waiting::default();
+        let start = clock::now();
+        for phone in 0..PHONES_MAX {
+            waiting.issue(&phone.to_string(), [b'1'; DIGITS], start).unwrap();
+        }
+        let newcomer = |waiting: &mut Waiting, phone: &str, at| waiting.issue(phone, [b'2'; DIGITS], at);
+        assert!(matches!(newcomer(&mut waiting, "a", start), Err(CodeError::Unavailable)), "codes wait");
+        newcomer(&mut waiting, "a", start + LIFETIME).unwrap();
+        assert!(!waiting.by_phone.contains_key("0") && waiting.by_phone.len() == PHONES_MAX);
+        waiting.by_phone.get_mut("1").unwrap().wrong = 1;
+        let refused = newcomer(&mut waiting, "b", start + LIFETIME);
+        assert!(matches!(refused, Err(CodeError::Unavailable)), "guesses are not forgotten");
     }
 }

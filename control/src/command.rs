@@ -472,3 +472,10 @@ pub enum ReplyTo {
     /// Nowhere; items that the command itself causes on a lane are sent all the same.
     Nobody,
 }
+
+impl ReplyTo {
+    /// A call was to wait for the answer and does not any more: its deadline has passed, or it was cancelled.
+    pub fn is_given_up(&self) -> bool {
+        matches!(self, Self::Call(answer) if answer.is_closed())
+    }
+}

@@ -1,6 +1,7 @@
 //! Configuration of the control plane: parsed once, checked once.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -11,7 +12,14 @@ use bytesize::ByteSize;
 use gimbal_codec::limits;
 use serde::{Deserialize, Serialize};
 
-use crate::credential::{KeyHash, Keys};
+use tonic::codegen::http::HeaderValue;
+
+pub use crate::front::tls::{TlsError, TlsFiles};
+use crate::{
+    credential::{KeyHash, Keys, Role},
+    front,
+    layer::Web,
+};
 
 /// The key that stands for every missing one with `--dev`, and that nothing else starts with.
 pub const DEV_KEY: &str = "dev";
@@ -43,6 +51,11 @@ pub struct Config {
     /// Who tells a person their verification code: `"log"`, or `{ file = "path" }` to which lines of phone and code are
     /// appended. Absent outside of `--dev`: nobody signs in by phone.
     pub code_issuer: Option<CodeIssuer>,
+    /// Origins of pages that may call the clients' services by gRPC-Web: scheme, host and port, as `https://app.example`.
+    /// Default none; then only HTTP/2 is spoken.
+    pub cors_origins: Vec<String>,
+    /// TLS of both listeners.
+    pub tls: Tls,
     /// Bounds.
     pub limits: Limits,
     /// The store's memory.
@@ -59,6 +72,51 @@ pub enum CodeIssuer {
     File(PathBuf),
 }
 
+/// TLS of control's listeners. The files are read again when they change.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// PEM: the certificate, and those between it and its authority. Absent: plain text.
+    pub certificate: Option<PathBuf>,
+    /// PEM: its private key.
+    pub key: Option<PathBuf>,
+    /// PEM: authorities whose client certificates are taken. Absent: none are asked for.
+    pub client_ca: Option<PathBuf>,
+    /// What a client certificate stands for in place of a key, by a DNS name of its subject alternative names: `backend`,
+    /// `admin` or `gateway`.
+    pub clients: BTreeMap<String, Role>,
+    /// Whether the HTTP listener speaks TLS, too. Default true.
+    pub http: bool,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { certificate: None, key: None, client_ca: None, clients: BTreeMap::new(), http: true }
+    }
+}
+
+impl Tls {
+    /// The files, if there is to be TLS.
+    fn files(&self) -> Result<Option<TlsFiles>, ConfigError> {
+        let absent = |key, rule| Err(ConfigError::Bounds { key, rule });
+        match (self.certificate.clone(), self.key.clone()) {
+            (Some(certificate), Some(key)) => {
+                if !self.clients.is_empty() && self.client_ca.is_none() {
+                    return absent("tls.clients", "need a tls.client_ca that vouches for them");
+                }
+                let (client_ca, clients) = (self.client_ca.clone(), self.clients.clone());
+                Ok(Some(TlsFiles { certificate, key, client_ca, clients }))
+            }
+            (Some(_), None) => absent("tls.key", "must be set with tls.certificate"),
+            (None, Some(_)) => absent("tls.certificate", "must be set with tls.key"),
+            (None, None) if self.client_ca.is_some() => {
+                absent("tls.client_ca", "needs tls.certificate and tls.key")
+            }
+            (None, None) => Ok(None),
+        }
+    }
+}
+
 /// Bounds of the control plane.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -67,8 +125,27 @@ pub struct Limits {
     pub content_bytes_max: ByteSize,
     /// gRPC calls under way, on all connections. Default 4,096, at most 72 KiB each; 16 to 1,000,000. Full: busy.
     pub calls_max: usize,
+    /// gRPC calls under way on one connection. Default 128; 1 to 10,000.
+    pub calls_per_connection_max: u32,
+    /// Longest time to a call's answer; a caller may ask for less. Default 10 s; 10 ms to 10 minutes.
+    #[serde(with = "humantime_serde")]
+    pub call_deadline: Duration,
     /// gRPC connections, those of gateways included. Default 1,024; 16 to 1,000,000. Full: a new one is closed, counted.
     pub connections_max: usize,
+    /// Of these, from one address. Default 256; 1 to 1,000,000.
+    pub connections_per_address: usize,
+    /// To the first bytes of a connection's first request. Default 5 s; 10 ms to 1 minute.
+    #[serde(with = "humantime_serde")]
+    pub handshake_deadline: Duration,
+    /// How often a gRPC client is asked whether it is there; one that does not answer within the same time is gone.
+    /// Default 5 s; 1 s to 1 hour.
+    #[serde(with = "humantime_serde")]
+    pub keepalive: Duration,
+    /// Connections of the HTTP listener, a quarter of them from one address. Default 256; 4 to 100,000.
+    pub http_connections_max: usize,
+    /// Verification codes asked for from one address within an hour. Default 200; 0 to 1,000,000, 0: unlimited, as behind a
+    /// proxy that hides addresses.
+    pub codes_per_address: u32,
     /// Reads (sync, token checks) that wait for a reader thread. Default 4,096; 16 to 1,000,000. Full: busy.
     pub reads_max: usize,
     /// Rooms with members. Default 1,000,000, about 150 B each; 1 to 100,000,000. Full: a new room gets no publishes, counted.
@@ -106,6 +183,8 @@ impl Default for Config {
             admin_key_file: None,
             link_key_file: None,
             code_issuer: None,
+            cors_origins: Vec::new(),
+            tls: Tls::default(),
             limits: Limits::default(),
             store: StoreConfig::default(),
         }
@@ -117,7 +196,14 @@ impl Default for Limits {
         Self {
             content_bytes_max: ByteSize(limits::CONTENT_BYTES_MAX as u64),
             calls_max: 4096,
+            calls_per_connection_max: 128,
+            call_deadline: Duration::from_secs(10),
             connections_max: 1024,
+            connections_per_address: 256,
+            handshake_deadline: Duration::from_secs(5),
+            keepalive: Duration::from_secs(5),
+            http_connections_max: 256,
+            codes_per_address: 200,
             reads_max: 4096,
             rooms_max: 1_000_000,
             link_items_max: 65_536,
@@ -163,6 +249,13 @@ pub enum ConfigError {
         #[source]
         cause: io::Error,
     },
+    /// The files of TLS are of no use.
+    #[error("control.tls: {cause}")]
+    Tls {
+        /// Why.
+        #[source]
+        cause: TlsError,
+    },
     /// A key that anybody could guess.
     #[error("control.{key}: the key in {path:?} is {why}")]
     KeyWeak {
@@ -184,6 +277,10 @@ pub struct Checked {
     pub keys: Keys,
     /// `--dev`: any code signs in, missing keys are [`DEV_KEY`].
     pub dev: bool,
+    /// TLS of the listeners; `None`: plain text.
+    pub(crate) tls: Option<front::tls::Tls>,
+    /// Pages that may call.
+    pub(crate) web: Web,
     /// What a person who starts this must know, one line each; also warned in the log at start.
     pub warnings: Vec<String>,
 }
@@ -195,6 +292,10 @@ impl Config {
     /// [`ConfigError`] names the key at fault.
     pub fn check(self, dev: bool) -> Result<Checked, ConfigError> {
         self.check_bounds()?;
+        let tls =
+            self.tls.files()?.map(|files| front::tls::Tls::open(files, self.limits.connections_max / 2));
+        let tls = tls.transpose().map_err(|cause| ConfigError::Tls { cause })?;
+        let web = self.web()?;
         let mut warnings = Vec::new();
         let backend = read_key("backend_key_file", self.backend_key_file.as_deref(), dev, &mut warnings)?;
         let admin = read_key("admin_key_file", self.admin_key_file.as_deref(), dev, &mut warnings)?;
@@ -215,14 +316,29 @@ impl Config {
         if self.code_issuer == Some(CodeIssuer::Log) {
             warnings.push("verification codes are written to the log".into());
         }
-        Ok(Checked { config: self, keys, dev, warnings })
+        Ok(Checked { config: self, keys, dev, tls, web, warnings })
+    }
+
+    fn web(&self) -> Result<Web, ConfigError> {
+        let origin = |text: &String| {
+            let host = text.strip_prefix("https://").or(text.strip_prefix("http://"));
+            let is_origin = host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '*', '@']));
+            HeaderValue::from_str(text).ok().filter(|_| is_origin)
+        };
+        let origins: Option<Vec<_>> = self.cors_origins.iter().map(origin).collect();
+        let broken = ConfigError::Bounds {
+            key: "cors_origins",
+            rule: "must be origins as https://app.example, without path or wildcard",
+        };
+        Ok(Web::new(origins.ok_or(broken)?))
     }
 
     fn check_bounds(&self) -> Result<(), ConfigError> {
-        let Limits { content_bytes_max, calls_max, connections_max, reads_max, rooms_max, .. } = &self.limits;
+        let Limits { content_bytes_max, calls_max, reads_max, rooms_max, .. } = &self.limits;
         let Limits { link_items_max, link_bytes_max, gateway_lease, .. } = &self.limits;
         let StoreConfig { block_cache, write_buffer } = &self.store;
         let minute = Duration::from_secs(60);
+        self.limits.check_connections()?;
         let rules = [
             (
                 (minute..=minute * 60 * 24 * 3660).contains(&self.token_lifetime),
@@ -235,7 +351,6 @@ impl Config {
                 "must be 1 B to 60 KiB",
             ),
             ((16..=1_000_000).contains(calls_max), "limits.calls_max", "must be 16 to 1,000,000"),
-            ((16..=1_000_000).contains(connections_max), "limits.connections_max", "must be 16 to 1,000,000"),
             ((16..=1_000_000).contains(reads_max), "limits.reads_max", "must be 16 to 1,000,000"),
             ((1..=100_000_000).contains(rooms_max), "limits.rooms_max", "must be 1 to 100,000,000"),
             (
@@ -248,10 +363,62 @@ impl Config {
             (within(*block_cache, 1, 1 << 20), "store.block_cache", "must be 1 MiB to 1 TiB"),
             (within(*write_buffer, 1, 16 << 10), "store.write_buffer", "must be 1 MiB to 16 GiB"),
         ];
-        match rules.into_iter().find(|(holds, ..)| !holds) {
-            Some((_, key, rule)) => Err(ConfigError::Bounds { key, rule }),
-            None => Ok(()),
-        }
+        first_broken(&rules)
+    }
+}
+
+impl Limits {
+    fn check_connections(&self) -> Result<(), ConfigError> {
+        let ms = Duration::from_millis;
+        let rules = [
+            (
+                (1..=10_000).contains(&self.calls_per_connection_max),
+                "limits.calls_per_connection_max",
+                "must be 1 to 10,000",
+            ),
+            (
+                (ms(10)..=ms(600_000)).contains(&self.call_deadline),
+                "limits.call_deadline",
+                "must be 10 ms to 10 minutes",
+            ),
+            (
+                (16..=1_000_000).contains(&self.connections_max),
+                "limits.connections_max",
+                "must be 16 to 1,000,000",
+            ),
+            (
+                (1..=1_000_000).contains(&self.connections_per_address),
+                "limits.connections_per_address",
+                "must be 1 to 1,000,000",
+            ),
+            (
+                (ms(10)..=ms(60_000)).contains(&self.handshake_deadline),
+                "limits.handshake_deadline",
+                "must be 10 ms to 1 minute",
+            ),
+            (
+                (ms(1000)..=ms(3_600_000)).contains(&self.keepalive),
+                "limits.keepalive",
+                "must be 1 s to 1 hour",
+            ),
+            (
+                (4..=100_000).contains(&self.http_connections_max),
+                "limits.http_connections_max",
+                "must be 4 to 100,000",
+            ),
+            (self.codes_per_address <= 1_000_000, "limits.codes_per_address", "must be at most 1,000,000"),
+        ];
+        first_broken(&rules)
+    }
+}
+
+/// Whether it holds, the key, the rule as a predicate.
+type Rule = (bool, &'static str, &'static str);
+
+fn first_broken(rules: &[Rule]) -> Result<(), ConfigError> {
+    match rules.iter().find(|(holds, ..)| !holds) {
+        Some(&(_, key, rule)) => Err(ConfigError::Bounds { key, rule }),
+        None => Ok(()),
     }
 }
 

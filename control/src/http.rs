@@ -1,6 +1,11 @@
 //! The HTTP listener: is it alive, is it ready, what does it count.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    convert::Infallible,
+    future::Future,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -10,13 +15,62 @@ use axum::{
     routing::get,
 };
 
-use crate::{metrics::Metrics, plane::Plane};
+use hyper::{Request, body::Incoming};
+use tokio::net::TcpListener;
+use tonic::codegen::Service as _;
+
+use crate::{
+    front::{self, Bounds, Count, Front, tls::Tls},
+    metrics::Metrics,
+    plane::Plane,
+};
 
 /// Appends more metrics, in the text format of OpenMetrics without its end mark, to the page.
 pub type ExtraMetrics = Arc<dyn Fn(&mut String) + Send + Sync>;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const END_MARK: &str = "# EOF\n";
+
+/// A head that is not complete by then ends its connection, also one that waits for its next request.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// A page that is not read by then is not read; who comes often connects again.
+const LIFE: Duration = Duration::from_secs(300);
+
+/// Serves small pages to few scrapers, balancers and people, at most `connections_max` at a time, until `stop`; then ends
+/// the connections in order. Dropping the future cuts them. `count` is told of what is refused.
+pub async fn serve_pages(
+    listener: TcpListener,
+    pages: Router,
+    connections_max: usize,
+    count: Count,
+    stop: impl Future<Output = ()>,
+) {
+    serve_pages_over(listener, pages, connections_max, None, count, stop).await;
+}
+
+/// As [`serve_pages`], with TLS if there is any.
+pub(crate) async fn serve_pages_over(
+    listener: TcpListener,
+    pages: Router,
+    connections_max: usize,
+    tls: Option<Tls>,
+    count: Count,
+    stop: impl Future<Output = ()>,
+) {
+    let bounds = Bounds {
+        connections_max,
+        // A stranger must not keep the balancer away.
+        per_address_max: connections_max.div_ceil(4),
+        first_bytes: HEAD_DEADLINE,
+        life: Some(LIFE),
+    };
+    let http = front::http_builder(HEAD_DEADLINE).http1_only();
+    let respond = move |request: Request<Incoming>| {
+        let mut pages = pages.clone();
+        async move { Ok::<_, Infallible>(pages.call(request).await.unwrap_or_else(|never| match never {})) }
+    };
+    Front { listener, bounds, http, tls, count }.serve(respond, stop).await;
+}
 
 /// What the handlers read.
 #[derive(Clone)]

@@ -1,5 +1,9 @@
 //! Around every gRPC call: a bound and a deadline, request id, span, time, status, and a net under panics.
 
+mod answer;
+mod deadline;
+mod web;
+
 use std::{
     any::Any,
     future::Future,
@@ -13,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{
     Code, Status,
     body::Body,
@@ -24,9 +28,14 @@ use tracing::Instrument as _;
 
 use crate::{
     clock,
+    credential::CERTIFIED,
     error::RequestError,
+    front::Peer,
     metrics::{CallLabels, MethodLabels, Metrics},
 };
+use answer::Answer;
+use web::Access;
+pub(crate) use web::Web;
 
 /// Metadata that names a call; echoed, or made when absent.
 const REQUEST_ID: &str = "request_id";
@@ -36,7 +45,14 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 /// The link's one call is a stream that its gateway holds: it takes no place and keeps its own deadlines.
 const LINK: &str = "gimbal.link.v1.Link/Open";
 
-/// Methods with a label of their own; any other path is "other", so that callers cannot make labels.
+/// A method whose answers are a stream, beside those that are "other".
+const PUBLISH_STREAM: &str = "gimbal.v1.Rooms/PublishStream";
+/// Streams of answers at a time, on all connections: watchers of health, readers of reflection, publishers.
+const STREAMS_MAX: usize = 1024;
+/// The label of any path that is none of [`METHODS`]: streams of health and reflection, and what does not exist.
+const OTHER: &str = "other";
+
+/// Methods with a label of their own; any other path is [`OTHER`], so that callers cannot make labels.
 const METHODS: &[&str] = &[
     "gimbal.v1.Accounts/RequestCode",
     "gimbal.v1.Accounts/SignIn",
@@ -48,7 +64,7 @@ const METHODS: &[&str] = &[
     "gimbal.v1.Messages/Sync",
     "gimbal.v1.Messages/Ack",
     "gimbal.v1.Rooms/Publish",
-    "gimbal.v1.Rooms/PublishStream",
+    PUBLISH_STREAM,
     "gimbal.v1.Rooms/Count",
     "gimbal.v1.Admin/ListSessions",
     "gimbal.v1.Admin/Kick",
@@ -67,21 +83,35 @@ struct Shared {
     metrics: Arc<Metrics>,
     control_epoch: u32,
     calls: AtomicU64,
-    places: Semaphore,
+    places: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
     deadline: Duration,
+    web: Web,
+}
+
+/// Bounds of calls.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CallBounds {
+    /// Calls at a time.
+    pub(crate) calls_max: usize,
+    /// Each is answered within it.
+    pub(crate) deadline: Duration,
 }
 
 impl CallLayer {
-    /// `calls_max` calls at a time, each answered within `deadline`: with the services' message sizes this bounds what
-    /// callers make the process hold before their credentials are seen.
-    pub(crate) fn new(
-        metrics: Arc<Metrics>,
-        control_epoch: u32,
-        calls_max: usize,
-        deadline: Duration,
-    ) -> Self {
-        let (calls, places) = (AtomicU64::new(0), Semaphore::new(calls_max));
-        Self { shared: Arc::new(Shared { metrics, control_epoch, calls, places, deadline }) }
+    /// With the services' message sizes `bounds` bound what callers make the process hold before their credentials are seen.
+    pub(crate) fn new(metrics: Arc<Metrics>, control_epoch: u32, bounds: CallBounds, web: Web) -> Self {
+        let CallBounds { calls_max, deadline } = bounds;
+        let shared = Shared {
+            metrics,
+            control_epoch,
+            calls: AtomicU64::new(0),
+            places: Arc::new(Semaphore::new(calls_max)),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            deadline,
+            web,
+        };
+        Self { shared: Arc::new(shared) }
     }
 }
 
@@ -100,36 +130,51 @@ pub(crate) struct CallService<S> {
     shared: Arc<Shared>,
 }
 
-type Answer<E> = Pin<Box<dyn Future<Output = Result<http::Response<Body>, E>> + Send>>;
+type Answering<E> = Pin<Box<dyn Future<Output = Result<http::Response<Body>, E>> + Send>>;
 
 impl<S> Service<http::Request<Body>> for CallService<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>>,
     S::Future: Send + 'static,
-    S::Error: 'static,
+    S::Error: Send + 'static,
 {
     type Response = http::Response<Body>;
     type Error = S::Error;
-    type Future = Answer<S::Error>;
+    type Future = Answering<S::Error>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let shared = Arc::clone(&self.shared);
+        let origin = match shared.web.admit(&request) {
+            Access::Granted(origin) => origin,
+            Access::Answered(response) => return Box::pin(std::future::ready(Ok(response))),
+        };
+        let peer = request.extensions().get::<Peer>().cloned();
+        request.headers_mut().remove(CERTIFIED);
+        if let Some(role) = peer.as_ref().and_then(Peer::role) {
+            request.headers_mut().insert(CERTIFIED, http::HeaderValue::from_static(role.name()));
+        }
         let method = method_of(request.uri().path());
         let request_id = shared.request_id(&request);
         let span = tracing::debug_span!("call", method, request_id = request_id.to_str().unwrap_or_default());
         let started = clock::now();
+        let admitted = shared.admit(method, &request);
+        let mut watched = Watched(peer);
         let inner = Caught::new(self.inner.call(request));
         let answer = async move {
-            let mut response = match shared.bounded(method, inner).await {
-                Ok(Ok(response)) => response?,
-                Ok(Err(panic)) => shared.panicked(method, &*panic),
+            let mut response = match shared.bounded(admitted, inner).await {
+                Ok((Ok(response), place)) => shared.held(method, response?, place, watched.0.as_ref()),
+                Ok((Err(panic), _)) => shared.panicked(method, &*panic),
                 Err(refused) => refused.into_http(),
             };
+            watched.answered();
             response.headers_mut().insert(REQUEST_ID, request_id);
+            if let Some(origin) = origin {
+                web::allow(response.headers_mut(), origin);
+            }
             shared.count(method, &response, (clock::now() - started).as_secs_f64());
             Ok(response)
         };
@@ -138,15 +183,49 @@ where
 }
 
 impl Shared {
-    /// Nothing of a call is read before it has a place. One that is cut at the deadline may still be carried out.
-    async fn bounded<T>(&self, method: &'static str, call: impl Future<Output = T>) -> Result<T, Status> {
+    /// A call's place and deadline, or why it has none.
+    fn admit(&self, method: &'static str, request: &http::Request<Body>) -> Result<Admitted, Status> {
         if method == LINK {
-            return Ok(call.await);
+            return Ok(Admitted { place: None, within: None });
         }
-        let _place = self.places.try_acquire().map_err(|_| RequestError::Busy)?;
-        tokio::time::timeout(self.deadline, call)
-            .await
-            .map_err(|_| Status::deadline_exceeded("no answer within the server's own deadline"))
+        let asked = deadline::asked(request.headers()).map_err(|_| {
+            Status::invalid_argument("grpc-timeout is not a number of at most 8 digits and a unit")
+        })?;
+        let within = asked.map_or(self.deadline, |asked| asked.min(self.deadline));
+        let places = if is_stream(method) { &self.streams } else { &self.places };
+        let place = Arc::clone(places).try_acquire_owned().map_err(|_| RequestError::Busy)?;
+        Ok(Admitted { place: Some(place), within: Some(within) })
+    }
+
+    /// Nothing of a call is read before it has a place. One that is cut at its deadline is dropped: what it asked of the
+    /// writer or the readers is not done any more, unless it was begun.
+    async fn bounded<T>(
+        &self,
+        admitted: Result<Admitted, Status>,
+        call: impl Future<Output = T>,
+    ) -> Result<(T, Option<OwnedSemaphorePermit>), Status> {
+        let Admitted { place, within } = admitted?;
+        let Some(within) = within else { return Ok((call.await, place)) };
+        let answer = tokio::time::timeout(within, call).await.map_err(|_| {
+            Status::deadline_exceeded("no answer within the deadline of the caller or the server")
+        })?;
+        Ok((answer, place))
+    }
+
+    /// The place is free when the answer is read.
+    fn held(
+        &self,
+        method: &'static str,
+        response: http::Response<Body>,
+        place: Option<OwnedSemaphorePermit>,
+        peer: Option<&Peer>,
+    ) -> http::Response<Body> {
+        if method == LINK {
+            return response;
+        }
+        let reading = peer.filter(|_| !is_stream(method)).map(Peer::reading);
+        let metrics = Arc::clone(&self.metrics);
+        response.map(|body| Body::new(Answer { body: Some(body), place, _reading: reading, metrics }))
     }
 
     fn request_id(&self, request: &http::Request<Body>) -> http::HeaderValue {
@@ -180,9 +259,36 @@ impl Shared {
     }
 }
 
+/// What a call was granted.
+struct Admitted {
+    place: Option<OwnedSemaphorePermit>,
+    within: Option<Duration>,
+}
+
+/// Tells the connection of a call that is dropped before its answer.
+struct Watched(Option<Peer>);
+
+impl Watched {
+    fn answered(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(peer) = &self.0 {
+            peer.cancelled();
+        }
+    }
+}
+
+fn is_stream(method: &'static str) -> bool {
+    method == PUBLISH_STREAM || method == OTHER
+}
+
 fn method_of(path: &str) -> &'static str {
     let path = path.strip_prefix('/').unwrap_or(path);
-    METHODS.iter().find(|method| **method == path).copied().unwrap_or("other")
+    METHODS.iter().find(|method| **method == path).copied().unwrap_or(OTHER)
 }
 
 const fn code_name(code: Code) -> &'static str {
@@ -241,7 +347,7 @@ mod tests {
     impl Service<http::Request<Body>> for Handler {
         type Response = http::Response<Body>;
         type Error = std::convert::Infallible;
-        type Future = Answer<Self::Error>;
+        type Future = Answering<Self::Error>;
 
         fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
             Poll::Ready(Ok(()))
@@ -259,8 +365,13 @@ mod tests {
         }
     }
 
+    fn bounds(calls_max: usize, deadline_ms: u64) -> CallBounds {
+        CallBounds { calls_max, deadline: Duration::from_millis(deadline_ms) }
+    }
+
     async fn call(layer: &CallLayer, path: &str, id: Option<&str>) -> http::Response<Body> {
         let mut request = http::Request::new(Body::empty());
+        *request.version_mut() = http::Version::HTTP_2;
         *request.uri_mut() = path.parse().unwrap();
         if let Some(id) = id {
             request.headers_mut().insert(REQUEST_ID, id.parse().unwrap());
@@ -271,7 +382,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_ends_its_own_call_and_is_counted() {
         let metrics = Arc::new(Metrics::new());
-        let layer = CallLayer::new(Arc::clone(&metrics), 4, 9, Duration::from_secs(60));
+        let layer = CallLayer::new(Arc::clone(&metrics), 4, bounds(9, 60_000), Web::default());
         let response = call(&layer, "/gimbal.v1.Messages/Send", None).await;
         assert_eq!(response.headers()["grpc-status"], "13");
         assert_eq!(metrics.call_panics.get(), 1);
@@ -294,7 +405,7 @@ mod tests {
     #[tokio::test]
     async fn calls_are_bounded_in_number_and_time_and_a_link_in_neither() {
         let metrics = Arc::new(Metrics::new());
-        let layer = CallLayer::new(Arc::clone(&metrics), 4, 1, Duration::from_millis(50));
+        let layer = CallLayer::new(Arc::clone(&metrics), 4, bounds(1, 50), Web::default());
         let mut link = Box::pin(call(&layer, "/gimbal.link.v1.Link/Open", None));
         let mut stuck = Box::pin(call(&layer, "/gimbal.v1.Messages/Sync", None));
         let refused = tokio::select! {

@@ -52,13 +52,20 @@ impl Readers {
     ///
     /// # Errors
     /// As [`Self::submit`], or what the read gives.
+    ///
+    /// # Cancel-safety
+    /// A read that is not begun when the future is dropped is not done.
     pub async fn call<T: Send + 'static>(
         &self,
         read: impl FnOnce(&dyn Store) -> Result<T, RequestError> + Send + 'static,
     ) -> Result<T, RequestError> {
         let (answer, waits) = oneshot::channel();
-        // Nobody waiting any more is the caller's choice.
-        self.submit(move |store| drop(answer.send(read(store))))?;
+        self.submit(move |store| {
+            if !answer.is_closed() {
+                // Nobody waiting any more is the caller's choice.
+                drop(answer.send(read(store)));
+            }
+        })?;
         waits.await.unwrap_or(Err(RequestError::Internal))
     }
 

@@ -4,6 +4,7 @@
 //! on one lane in one order. A route is one slot of a chunk, with everything in it, and its user one entry of a table:
 //! [`ROUTE_BYTES`] at most.
 
+mod ended;
 mod slots;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -15,6 +16,7 @@ use gimbal_rpc::link::{Body, Down, Downlink, Hello, Target};
 use hashbrown::HashMap;
 
 use crate::command::{Lane, SessionInfo, SessionPage, SessionRef};
+use ended::Ended;
 use slots::Slots;
 
 /// Memory of one route: its slot and, for the first one of a user, an entry of the table, which is at its worst just after
@@ -36,6 +38,8 @@ pub struct Routes {
     count: usize,
     /// First slot of each user's devices.
     users: HashMap<UserId, u32>,
+    /// By administrators.
+    ended: Ended,
 }
 
 struct LaneEntry {
@@ -121,6 +125,8 @@ pub enum Announced {
     Attached(Attach),
     /// A newer session of the device is known.
     Superseded,
+    /// An administrator has ended it, and its gateway was not told.
+    Kicked,
 }
 
 impl Routes {
@@ -134,6 +140,7 @@ impl Routes {
             free: NONE,
             count: 0,
             users: HashMap::new(),
+            ended: Ended::default(),
         }
     }
 
@@ -172,6 +179,9 @@ impl Routes {
     /// A session that is online already, with its last attach number `was`. `None` when its connection is gone.
     pub fn announce(&mut self, arrival: &Arrival<'_>, was: Attach, now_ms: i64) -> Option<Announced> {
         self.lane(arrival.lane)?;
+        if self.ended.holds(arrival.device, was) {
+            return Some(Announced::Kicked);
+        }
         if let Some(at) = self.find(arrival.user, arrival.device) {
             let known = self.route(at);
             if (known.lane(), known.session) == (arrival.lane, arrival.session) {
@@ -205,7 +215,8 @@ impl Routes {
         same.then_some(route.attach)
     }
 
-    /// Ends the session of a device, or of all the user's devices, and forgets the routes. Returns how many.
+    /// Ends the session of a device, or of all the user's devices, and forgets the routes. Returns how many. Should a gateway
+    /// not get the word, it gets it when it announces the session.
     pub fn kick(&mut self, user: UserId, device: Option<DeviceId>, reason: CloseReason) -> u32 {
         let mut kicked = 0;
         let mut at = self.users.get(&user).copied().unwrap_or(NONE);
@@ -216,6 +227,9 @@ impl Routes {
             if device.is_none_or(|device| device == of) {
                 self.remove(user, of);
                 self.send(lane, Down::Kick { session, attach, reason });
+                if reason == CloseReason::Kicked {
+                    self.ended.add(of, attach);
+                }
                 kicked += 1;
             }
             at = next;

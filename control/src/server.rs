@@ -1,6 +1,7 @@
 //! The control plane as one thing to start and stop: store, writer, readers, gRPC and HTTP listeners.
 
 use std::{
+    convert::Infallible,
     io,
     net::SocketAddr,
     sync::{Arc, OnceLock},
@@ -15,23 +16,22 @@ use gimbal_rpc::{
         rooms_server::RoomsServer,
     },
 };
+use hyper::{Request, body::Incoming};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
-use tonic::{
-    server::NamedService,
-    transport::server::{Router, Server},
-};
+use tonic::{body::Body, codegen::Service as _, server::NamedService, service::Routes};
 use tonic_health::server::HealthReporter;
-use tower_layer::Stack;
+use tonic_web::GrpcWebLayer;
+use tower_layer::Layer as _;
 
 use crate::{
     clock,
     code::Codes,
     command::{CONTENT_BYTES_MAX, PUSH_USERS_MAX},
     config::{Checked, Limits},
+    front::{self, Asked, Bounds, Count, Front, Peer},
     http::{self, ExtraMetrics, Pages},
-    layer::CallLayer,
+    layer::{CallBounds, CallLayer, CallService},
     link_server::{self, LinkLimits, LinkService},
-    listener::Bounded,
     log::EmbeddedLog,
     metrics::{Metrics, Sample, Value},
     plane::Plane,
@@ -51,18 +51,14 @@ const CONTENT_REQUEST_BYTES_MAX: usize = 72 << 10;
 const _: () = assert!(CONTENT_BYTES_MAX + 11 * PUSH_USERS_MAX + 1024 <= CONTENT_REQUEST_BYTES_MAX);
 /// Largest request without one: a registration with every text at its longest takes a fifth of it.
 const REQUEST_BYTES_MAX: usize = 8 << 10;
-/// A client that answers no ping is taken as gone after this and as long again.
-const KEEPALIVE: Duration = Duration::from_secs(5);
-/// Calls at a time on one connection.
-const STREAMS_MAX: u32 = 128;
-/// A call that is not answered by then is cut; only a stuck disk or a caller that sends slowly takes so long.
-const CALL_DEADLINE: Duration = Duration::from_secs(10);
+/// Streams that were reset before a handler took them (h2's own default), and streams that we reset for errors of the
+/// peer; beyond either the connection is ended.
+const RESET_STREAMS_MAX: usize = 20;
+const ERROR_STREAMS_MAX: usize = 64;
 /// What one stream may have under way towards us: one message of a gateway. Over 1 ms this is 256 MB/s.
 const WINDOW_BYTES: u32 = 256 << 10;
 /// The same for all streams of a connection.
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
-/// Connections of the HTTP listener: a few scrapers, balancers and people.
-const HTTP_CONNECTIONS_MAX: usize = 256;
 /// How often a stop looks whether the store is still in use.
 const CLOSE_INTERVAL: Duration = Duration::from_millis(2);
 /// How often health follows the store.
@@ -107,8 +103,8 @@ pub struct ControlServer {
     health: HealthReporter,
     stop: watch::Sender<bool>,
     stop_http: watch::Sender<bool>,
-    grpc: JoinHandle<Result<(), tonic::transport::Error>>,
-    http: JoinHandle<io::Result<()>>,
+    grpc: JoinHandle<()>,
+    http: JoinHandle<()>,
 }
 
 impl ControlServer {
@@ -153,19 +149,33 @@ impl ControlServer {
             control_epoch,
             stop: stop.subscribe(),
         };
-        let layer =
-            CallLayer::new(Arc::clone(&metrics), control_epoch, config.limits.calls_max, CALL_DEADLINE);
-        let (health, router) = router(services, link, layer).await?;
-        let incoming = Bounded::new(grpc_listener, config.limits.connections_max, Arc::clone(&metrics));
-        let grpc = tokio::spawn(router.serve_with_incoming_shutdown(incoming, raised(stop.subscribe())));
+        let (health, routes) = routes(services, link, checked.web.is_open()).await?;
+        let grpc = tokio::spawn(serve_grpc(grpc_listener, &checked, &metrics, control_epoch, routes, &stop));
+        if let Some(tls) = checked.tls.clone() {
+            let (count, stopped) = (count_into(&metrics), raised(stop.subscribe()));
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = tls.follow(count) => {}
+                    () = stopped => {}
+                }
+            });
+        }
 
         let extra_metrics = Arc::new(OnceLock::new());
-        let http_listener = Bounded::new(http_listener, HTTP_CONNECTIONS_MAX, Arc::clone(&metrics));
-        let pages = Pages { plane: Arc::clone(&plane), metrics, extra: Arc::clone(&extra_metrics) };
+        let pages = Pages {
+            plane: Arc::clone(&plane),
+            metrics: Arc::clone(&metrics),
+            extra: Arc::clone(&extra_metrics),
+        };
         let stop_http = watch::Sender::new(false);
-        let serving = axum::serve(http_listener, http::router(pages))
-            .with_graceful_shutdown(raised(stop_http.subscribe()));
-        let http = tokio::spawn(async move { serving.await });
+        let http = tokio::spawn(http::serve_pages_over(
+            http_listener,
+            http::router(pages),
+            config.limits.http_connections_max,
+            checked.tls.clone().filter(|_| config.tls.http),
+            count_into(&metrics),
+            raised(stop_http.subscribe()),
+        ));
         tokio::spawn(follow_health(Arc::clone(&plane), health.clone(), stop.subscribe()));
 
         tracing::info!(%grpc_address, %http_address, data_dir = %config.data_dir.display(), control_epoch, "control up");
@@ -299,6 +309,11 @@ fn samples(writer: &Writer, readers: &Readers, rooms: &Rooms) -> Vec<Sample> {
             "Items of the writer lost at a full or broken link",
             counters.link_full.get(),
         ),
+        counter(
+            "given_up",
+            "Commands not executed: their callers had given up waiting",
+            counters.given_up.get(),
+        ),
         counter("writer_queue_full", "Submits refused at the writer's queue", counters.queue_full.get()),
         Sample {
             name: "refused",
@@ -324,13 +339,63 @@ fn link_limits(limits: &Limits) -> LinkLimits {
     }
 }
 
-type Layers = Stack<CallLayer, tower_layer::Identity>;
+/// Refusals of a listener, among what is dropped.
+fn count_into(metrics: &Arc<Metrics>) -> Count {
+    let metrics = Arc::clone(metrics);
+    Arc::new(move |reason| metrics.drop_items(reason, 1))
+}
 
-async fn router(
+/// Answers calls until the stop, then finishes those under way.
+fn serve_grpc(
+    listener: TcpListener,
+    checked: &Checked,
+    metrics: &Arc<Metrics>,
+    control_epoch: u32,
+    routes: Routes,
+    stop: &watch::Sender<bool>,
+) -> impl Future<Output = ()> + Send + use<> {
+    let limits = &checked.config.limits;
+    let bounds = CallBounds { calls_max: limits.calls_max, deadline: limits.call_deadline };
+    let layer = CallLayer::new(Arc::clone(metrics), control_epoch, bounds, checked.web.clone());
+    let mut front = grpc_front(listener, limits, count_into(metrics), checked.web.is_open());
+    front.tls.clone_from(&checked.tls);
+    let calls = layer.layer(routes);
+    front.serve(move |request| answer(calls.clone(), request), raised(stop.subscribe()))
+}
+
+fn grpc_front(listener: TcpListener, limits: &Limits, count: Count, is_web: bool) -> Front {
+    let bounds = Bounds {
+        connections_max: limits.connections_max,
+        per_address_max: limits.connections_per_address,
+        first_bytes: limits.handshake_deadline,
+        life: None,
+    };
+    let http = front::http_builder(limits.handshake_deadline);
+    let mut http = if is_web { http } else { http.http2_only() };
+    http.http2()
+        .keep_alive_interval(limits.keepalive)
+        .keep_alive_timeout(limits.keepalive)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(limits.calls_per_connection_max)
+        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
+        .max_local_error_reset_streams(ERROR_STREAMS_MAX);
+    Front { listener, bounds, http, tls: None, count }
+}
+
+async fn answer(
+    mut calls: CallService<Routes>,
+    request: Request<Incoming>,
+) -> Result<tonic::codegen::http::Response<Body>, Infallible> {
+    let peer = request.extensions().get::<Peer>().cloned();
+    calls.call(request.map(|body| Body::new(Asked::new(body, peer)))).await
+}
+
+async fn routes(
     services: Services,
     link: LinkService,
-    layer: CallLayer,
-) -> Result<(HealthReporter, Router<Layers>), StartError> {
+    is_web: bool,
+) -> Result<(HealthReporter, Routes), StartError> {
     let (reporter, health) = tonic_health::server::health_reporter();
     set_health(&reporter, false).await;
     let reflection = || {
@@ -338,30 +403,29 @@ async fn router(
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    // A server without a link key refuses every gateway, so the service need not be there.
-    let link = link.keys.link.is_some().then(|| {
-        LinkServer::new(link)
-            .max_decoding_message_size(link_server::MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(link_server::MESSAGE_BYTES_MAX)
-    });
-    let router = Server::builder()
-        .layer(layer)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(STREAMS_MAX)
-        .add_service(AccountsServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
-        .add_service(
-            MessagesServer::new(services.clone()).max_decoding_message_size(CONTENT_REQUEST_BYTES_MAX),
-        )
-        .add_service(RoomsServer::new(services.clone()).max_decoding_message_size(CONTENT_REQUEST_BYTES_MAX))
+    let accounts = AccountsServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let messages = MessagesServer::new(services.clone()).max_decoding_message_size(CONTENT_REQUEST_BYTES_MAX);
+    let rooms = RoomsServer::new(services.clone()).max_decoding_message_size(CONTENT_REQUEST_BYTES_MAX);
+    let routes = if is_web {
+        let web = GrpcWebLayer::new();
+        Routes::new(web.layer(accounts)).add_service(web.layer(messages))
+    } else {
+        Routes::new(accounts).add_service(messages)
+    };
+    let mut routes = routes
+        .add_service(rooms)
         .add_service(AdminServer::new(services).max_decoding_message_size(REQUEST_BYTES_MAX))
-        .add_optional_service(link)
         .add_service(health.max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(reflection().build_v1()?.max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(reflection().build_v1alpha()?.max_decoding_message_size(REQUEST_BYTES_MAX));
-    Ok((reporter, router))
+    // A server without a link key refuses every gateway, so the service need not be there.
+    if link.keys.link.is_some() {
+        let link = LinkServer::new(link)
+            .max_decoding_message_size(link_server::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(link_server::MESSAGE_BYTES_MAX);
+        routes = routes.add_service(link);
+    }
+    Ok((reporter, routes.prepare()))
 }
 
 async fn set_health(health: &HealthReporter, serving: bool) {

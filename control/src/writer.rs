@@ -118,7 +118,7 @@ impl Writer {
     /// ends before it answers.
     ///
     /// # Cancel-safety
-    /// A command that was submitted is executed whether or not anybody waits.
+    /// A command that is not begun when the future is dropped is not executed; one that is, is.
     pub async fn call(&self, command: Command) -> Result<Reply, RequestError> {
         let (answer, waits) = oneshot::channel();
         self.submit(command, ReplyTo::Call(answer))?;

@@ -30,7 +30,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Status, Streaming,
     metadata::{Ascii, MetadataValue},
-    transport::{Channel, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 use tracing::{info, warn};
 
@@ -67,21 +67,35 @@ pub type OnLink = Arc<dyn Fn(bool) + Send + Sync>;
 /// Where control is.
 #[derive(Clone)]
 pub struct RemoteConfig {
-    /// `http://host:port` of control's gRPC listener.
+    /// `http://host:port` or `https://host:port` of control's gRPC listener.
     pub endpoint: String,
     /// The link key, as control has it; never logged.
     pub key: String,
+    /// For `https`, and only for it.
+    pub tls: Option<RemoteTls>,
+}
+
+/// Whom the link trusts, and what it shows.
+#[derive(Clone)]
+pub struct RemoteTls {
+    /// PEM: the authority of control's certificate.
+    pub ca: Vec<u8>,
+    /// PEM: a client certificate and its key.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 /// The remote link cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
     /// Not a URL.
-    #[error("control address {endpoint:?} is not a URL like http://127.0.0.1:8010")]
+    #[error("control address {endpoint:?} is not a URL like http://127.0.0.1:8010, or https with edge.ca")]
     Endpoint {
         /// As configured.
         endpoint: String,
     },
+    /// Authority or client certificate are of no use.
+    #[error("TLS of the link: {0}")]
+    Tls(#[source] tonic::transport::Error),
     /// The key cannot travel in an HTTP header.
     #[error("the link key holds characters outside of visible ASCII")]
     Key,
@@ -208,9 +222,17 @@ impl Drop for RemoteControl {
 fn endpoint(config: &RemoteConfig) -> Result<Endpoint, RemoteError> {
     let endpoint = Endpoint::from_shared(config.endpoint.clone())
         .map_err(|_| RemoteError::Endpoint { endpoint: config.endpoint.clone() })?;
-    if endpoint.uri().scheme_str() != Some("http") {
-        return Err(RemoteError::Endpoint { endpoint: config.endpoint.clone() });
-    }
+    let endpoint = match (endpoint.uri().scheme_str(), &config.tls) {
+        (Some("http"), None) => endpoint,
+        (Some("https"), Some(tls)) => {
+            let mut client = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&tls.ca));
+            if let Some((certificate, key)) = &tls.identity {
+                client = client.identity(Identity::from_pem(certificate, key));
+            }
+            endpoint.tls_config(client).map_err(RemoteError::Tls)?
+        }
+        _ => return Err(RemoteError::Endpoint { endpoint: config.endpoint.clone() }),
+    };
     Ok(endpoint
         .connect_timeout(CONNECT_DEADLINE)
         .tcp_nodelay(true)

@@ -1,6 +1,7 @@
 //! Arguments and verbs.
 
 mod admin;
+mod cert;
 mod client;
 mod config;
 mod control;
@@ -14,6 +15,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
+use gimbal::grpc::Api;
 
 /// A messaging server: gateway, control plane, client and tools in one binary.
 #[derive(Parser, Debug)]
@@ -44,6 +46,8 @@ enum Verb {
     Load(load::Verb),
     /// Tell what this machine lacks for a gateway, and how to mend it.
     Doctor(doctor::Args),
+    /// Make an authority and certificates for one's own machines.
+    Cert(cert::Args),
     /// Print the default configuration, or check a file.
     #[command(subcommand)]
     Config(config::Verb),
@@ -60,6 +64,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Inspect(verb) => inspect::run(verb),
         Verb::Load(verb) => load::run(verb),
         Verb::Doctor(args) => doctor::run(args),
+        Verb::Cert(args) => cert::run(args),
         Verb::Config(verb) => config::run(verb),
     }
 }
@@ -76,6 +81,16 @@ pub(crate) struct GrpcArgs {
         value_name = "URL"
     )]
     pub(crate) grpc: String,
+    /// File with the authority of control's certificate, for an https URL
+    #[arg(long, global = true, env = "GIMBAL_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+}
+
+impl GrpcArgs {
+    /// Connects.
+    pub(crate) async fn connect(&self) -> Result<Api> {
+        Api::connect_with(&self.grpc, self.ca.as_deref()).await
+    }
 }
 
 /// A backend or admin key. On a shared machine prefer the file: arguments are visible to others.
@@ -137,6 +152,7 @@ mod tests {
             "control --data data --grpc-listen 127.0.0.1:8010",
             "doctor --json",
             "inspect store data --cf mailbox --limit 10",
+            "cert --dir certs --name chat.example --client push.example --days 30",
             "config default",
             "config check gimbal.toml",
             "client listen --phone 13800000001",
@@ -153,6 +169,7 @@ mod tests {
             "admin push --users 1,2 --text x",
             "admin push --all --text x",
             "admin stats",
+            "admin stats --grpc https://control.example:8010 --ca ca.pem",
             "inspect frame 0210 --from server",
             "inspect frame -",
             "load steady --start --connections 100 --rate 0 --window 16",

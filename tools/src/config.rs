@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use gimbal_gateway::link::RemoteTls;
 use serde::{Deserialize, Serialize};
 
 /// The commented default file, as `gimbal config default` prints it.
@@ -39,8 +40,14 @@ pub struct Config {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Edge {
-    /// URL of control's gRPC listener. Default http://127.0.0.1:8010.
+    /// URL of control's gRPC listener. Default http://127.0.0.1:8010; https needs [`Self::ca`].
     pub control: String,
+    /// File with the authority of control's certificate, in PEM form.
+    pub ca: Option<PathBuf>,
+    /// Files with a client certificate and its key, in PEM form, if control is to know the gateway by them.
+    pub certificate: Option<PathBuf>,
+    /// The key.
+    pub key: Option<PathBuf>,
     /// File whose first line is control's link key. Needed outside of `--dev`.
     pub link_key_file: Option<PathBuf>,
     /// HTTP listener of /healthz, /readyz and /metrics. Default 127.0.0.1:8031.
@@ -51,8 +58,33 @@ impl Default for Edge {
     fn default() -> Self {
         Self {
             control: "http://127.0.0.1:8010".into(),
+            ca: None,
+            certificate: None,
+            key: None,
             link_key_file: None,
             http_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8031)),
+        }
+    }
+}
+
+impl Edge {
+    /// Reads the files of the link's TLS, if it is to have any.
+    ///
+    /// # Errors
+    /// When one cannot be read, or a part is missing.
+    pub fn tls(&self) -> Result<Option<RemoteTls>> {
+        let read = |key: &str, path: &Path| {
+            fs::read(path).with_context(|| format!("edge.{key}: cannot read {}", path.display()))
+        };
+        let identity = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => Some((read("certificate", certificate)?, read("key", key)?)),
+            (None, None) => None,
+            _ => bail!("edge.certificate and edge.key go together"),
+        };
+        match &self.ca {
+            Some(ca) => Ok(Some(RemoteTls { ca: read("ca", ca)?, identity })),
+            None if identity.is_some() => bail!("edge.certificate needs edge.ca"),
+            None => Ok(None),
         }
     }
 }
@@ -161,6 +193,9 @@ pub struct EdgeFlags {
     /// URL of control's gRPC port
     #[arg(long, env = "GIMBAL_CONTROL", value_name = "URL")]
     pub control: Option<String>,
+    /// File with the authority of control's certificate, for an https URL
+    #[arg(long, env = "GIMBAL_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// File whose first line is control's link key
     #[arg(long, env = "GIMBAL_LINK_KEY_FILE", value_name = "FILE")]
     pub link_key_file: Option<PathBuf>,
@@ -247,6 +282,9 @@ impl Config {
         set(&mut self.control.grpc_listen, &control.grpc_listen);
         set(&mut self.edge.control, &edge.control);
         set(&mut self.gateway.gateway_id, &edge.gateway_id);
+        if edge.ca.is_some() {
+            self.edge.ca.clone_from(&edge.ca);
+        }
         if edge.link_key_file.is_some() {
             self.edge.link_key_file.clone_from(&edge.link_key_file);
         }

@@ -1,8 +1,8 @@
 //! gRPC channels and the credentials of their callers.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use gimbal_rpc::v1::{
     accounts_client::AccountsClient, admin_client::AdminClient, messages_client::MessagesClient,
     rooms_client::RoomsClient,
@@ -11,7 +11,7 @@ use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataMap, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
 /// How long a connection may take to be made.
@@ -88,12 +88,30 @@ impl Api {
     /// # Errors
     /// When the address does not parse or nobody listens there.
     pub async fn connect(url: &str) -> Result<Self> {
+        Self::connect_with(url, None).await
+    }
+
+    /// As [`Self::connect`]; an `https` URL needs a file with the authority of the server's certificate.
+    ///
+    /// # Errors
+    /// As [`Self::connect`], and when the file and the URL do not fit each other.
+    pub async fn connect_with(url: &str, ca: Option<&Path>) -> Result<Self> {
         let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let endpoint = Endpoint::from_shared(url.clone())
             .with_context(|| format!("{url} is not a gRPC address (http://host:port)"))?
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(CALL_TIMEOUT)
             .tcp_nodelay(true);
+        let endpoint = match (url.starts_with("https://"), ca) {
+            (true, Some(ca)) => {
+                let pem = std::fs::read(ca).with_context(|| format!("cannot read {}", ca.display()))?;
+                let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
+                endpoint.tls_config(tls).with_context(|| format!("{} is of no use", ca.display()))?
+            }
+            (true, None) => bail!("{url} needs --ca FILE, the authority of the server's certificate"),
+            (false, Some(_)) => bail!("--ca is for an https URL, and {url} is none"),
+            (false, None) => endpoint,
+        };
         let channel = endpoint.connect().await.with_context(|| format!("cannot reach gRPC at {url}"))?;
         Ok(Self { channel })
     }

@@ -154,7 +154,11 @@ impl EdgeNode {
     /// # Errors
     /// Whatever refuses to start.
     pub async fn start(config: Config, dev: bool) -> Result<Self> {
-        let remote = RemoteConfig { endpoint: config.edge.control.clone(), key: config.link_key(dev)? };
+        let remote = RemoteConfig {
+            endpoint: config.edge.control.clone(),
+            key: config.link_key(dev)?,
+            tls: config.edge.tls()?,
+        };
         let listener = http::bind(config.edge.http_listen).await?;
         let gateway_config = config.gateway;
         let started =

@@ -16,6 +16,7 @@ use crate::{
     },
     credential::{self, Role},
     error::RequestError,
+    front::Peer,
 };
 
 #[tonic::async_trait]
@@ -24,11 +25,12 @@ impl Accounts for Services {
         &self,
         request: Request<v1::RequestCodeRequest>,
     ) -> Result<Response<v1::RequestCodeReply>, Status> {
+        let from = request.extensions().get::<Peer>().map(|peer| peer.address().ip());
         let phone = request.into_inner().phone_number;
         check_phone(&phone)?;
         let (codes, random) = (Arc::clone(&self.codes), random()?);
         // The issuer writes a file.
-        let asked = tokio::task::spawn_blocking(move || codes.request(&phone, clock::now(), random));
+        let asked = tokio::task::spawn_blocking(move || codes.request(&phone, from, clock::now(), random));
         let lifetime = asked.await.map_err(|_| RequestError::Internal)??;
         debug_assert_eq!(lifetime, LIFETIME);
         let expires_in_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);

@@ -41,6 +41,8 @@ pub struct Counters {
     pub link_full: Counter,
     /// Submits refused at a bound of the queue (a batch of a link counts once).
     pub queue_full: Counter,
+    /// Commands not executed because their callers had given up waiting: a deadline passed, or a call was cancelled.
+    pub given_up: Counter,
     /// Online sessions now, and gateways linked now.
     pub online: Gauges,
     refused: [Counter; RequestError::REASONS.len()],

@@ -68,8 +68,15 @@ impl Engine {
     }
 
     /// Executes a prefix of `jobs` (all of them, as a rule, and one at least) as one batch and removes it. Answers and
-    /// deliveries leave after the commit, in the order of the jobs; nothing is committed when nothing changed.
+    /// deliveries leave after the commit, in the order of the jobs; nothing is committed when nothing changed. Commands
+    /// whose callers have given up waiting are removed and not executed.
     pub fn turn(&mut self, jobs: &mut Vec<Job>, now_ms: i64) {
+        let waiting = jobs.len();
+        jobs.retain(|job| !job.reply_to.is_given_up());
+        self.counters.given_up.add((waiting - jobs.len()) as u64);
+        if jobs.is_empty() {
+            return;
+        }
         let outputs = if self.failed { self.refuse_all(jobs) } else { self.execute(jobs, now_ms) };
         self.counters.batches.add(1);
         self.counters.commands.add(outputs.len() as u64);
@@ -241,6 +248,7 @@ impl Engine {
                 match self.routes.announce(&Arrival { lane, session, user, device, peer }, was, now_ms) {
                     Some(Announced::Attached(attach)) => Down::Announced { session, attach, latest },
                     Some(Announced::Superseded) => kick(CloseReason::Takeover),
+                    Some(Announced::Kicked) => kick(CloseReason::Kicked),
                     None => return,
                 }
             }

@@ -211,6 +211,32 @@ fn a_revoked_device_is_kicked_and_its_later_calls_are_stale() {
 }
 
 #[test]
+fn a_kick_that_is_lost_with_its_link_is_said_again_when_the_session_is_announced() {
+    let mut node = Node::memory();
+    let (lane, gateway) = node.gateway(1);
+    let alice = node.account(None, "a");
+    node.attach(lane, 1, alice);
+    let was = signed_in(&gateway.take());
+    gateway.set_full(true);
+    let kick = Command::Kick { user: alice.user, device: Some(alice.device) };
+    assert_eq!(node.ask(kick), Ok(Reply::Kicked(1)));
+    assert!(gateway.take().is_empty(), "lost");
+    for _ in 0..2 {
+        let (lane, gateway) = node.gateway(1);
+        node.ask(announce(lane, 1, was, alice)).unwrap();
+        let kick = Down::Kick { session: slot(1), attach: was, reason: CloseReason::Kicked };
+        assert_eq!(gateway.take(), [kick]);
+        assert!(online(&mut node).is_empty());
+    }
+    let (lane, gateway) = node.gateway(1);
+    node.attach(lane, 2, alice);
+    let now = signed_in(&gateway.take());
+    let (lane, gateway) = node.gateway(1);
+    node.ask(announce(lane, 2, now, alice)).unwrap();
+    assert!(matches!(gateway.take()[..], [Down::Announced { .. }]), "a later session is its own");
+}
+
+#[test]
 fn a_replaced_token_ends_the_session_that_showed_the_old_one() {
     for by_backend in [false, true] {
         let mut node = Node::memory();

@@ -66,3 +66,26 @@ fn a_stop_finishes_what_waits_and_refuses_what_comes() {
     assert_eq!(writer.submit(Command::Stats, ReplyTo::Nobody), Err(RequestError::Unavailable));
     writer.stop();
 }
+
+#[test]
+fn a_command_whose_caller_has_given_up_is_not_executed() {
+    let store = Arc::new(gimbal_control::store::memory::MemoryStore::new());
+    let mut node = crate::support::Node::over(store);
+    let alice = node.account(None, "a");
+    let (lane, gateway) = node.gateway(1);
+    node.attach(lane, 1, alice);
+    gateway.take();
+    let (gone, _) = tokio::sync::oneshot::channel();
+    let (kept, mut waits) = tokio::sync::oneshot::channel();
+    let (late, _) = tokio::sync::oneshot::channel();
+    let mut jobs = vec![
+        Job { command: send(alice, 1, alice.user, "late"), reply_to: ReplyTo::Call(gone) },
+        Job { command: send(alice, 2, alice.user, "in time"), reply_to: ReplyTo::Call(kept) },
+        Job { command: Command::Kick { user: alice.user, device: None }, reply_to: ReplyTo::Call(late) },
+    ];
+    node.run(&mut jobs);
+    assert!(matches!(waits.try_recv(), Ok(Ok(_))));
+    assert_eq!(node.messages(alice.user, 0).0, [(1, "in time".to_owned())]);
+    assert_eq!(node.counters.given_up.get(), 2);
+    assert!(gateway.take().iter().all(|item| !matches!(item, gimbal_rpc::link::Down::Kick { .. })));
+}

@@ -3,7 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a failed expectation is what a test is for")]
 
 mod calls;
+mod hostile;
 mod link;
 mod pages;
+mod raw;
 mod refusals;
 mod rig;
+mod tls;
+mod web;

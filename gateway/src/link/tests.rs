@@ -83,7 +83,7 @@ struct Rig {
 }
 
 fn rig(address: SocketAddr, key: &str) -> Rig {
-    let config = RemoteConfig { endpoint: format!("http://{address}"), key: key.to_owned() };
+    let config = RemoteConfig { endpoint: format!("http://{address}"), key: key.to_owned(), tls: None };
     let hello = Hello { gateway: GatewayId::new(7), epoch: 11, shards: 2 };
     let down = Arc::new(Recording::default());
     let (links_in, links) = mpsc::channel(64);
@@ -295,7 +295,7 @@ async fn a_stop_flushes_what_is_queued() {
 fn a_malformed_endpoint_is_refused() {
     let hello = Hello { gateway: GatewayId::new(7), epoch: 11, shards: 2 };
     for endpoint in ["", "127.0.0.1:8010", "https://127.0.0.1:8010", "not a url"] {
-        let config = RemoteConfig { endpoint: endpoint.to_owned(), key: "k".to_owned() };
+        let config = RemoteConfig { endpoint: endpoint.to_owned(), key: "k".to_owned(), tls: None };
         let started = RemoteControl::start(&config, hello, Arc::new(Recording::default()), Arc::new(|_| {}));
         assert!(matches!(started.err(), Some(RemoteError::Endpoint { .. })), "{endpoint:?}");
     }

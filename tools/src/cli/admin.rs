@@ -86,7 +86,7 @@ struct Push {
 
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     small_runtime()?.block_on(async {
-        let api = Api::connect(&args.grpc.grpc).await?;
+        let api = args.grpc.connect().await?;
         let credential = Credential::bearer(&args.key.read()?)?;
         match args.verb {
             Verb::Sessions { user, limit } => {

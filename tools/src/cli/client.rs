@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use gimbal::{
     client::{Client, ClientError, Events, Message},
     clock::time_of_day,
-    grpc::{Api, Credential, explain},
+    grpc::{Credential, explain},
     inspect::printable,
 };
 use gimbal_codec::{ClientMessageId, RoomId, Seq, UserId, body::SendResult, limits::SYNC_LIMIT_MAX};
@@ -208,7 +208,7 @@ async fn sync(args: DeviceArgs, after: u64, limit: u64) -> Result<ExitCode> {
 }
 
 async fn publish(grpc: &GrpcArgs, key: &KeyArgs, command: i32, room: u64, text: String) -> Result<ExitCode> {
-    let mut rooms = Api::connect(&grpc.grpc).await?.rooms(Credential::bearer(&key.read()?)?);
+    let mut rooms = grpc.connect().await?.rooms(Credential::bearer(&key.read()?)?);
     let request = PublishRequest { room_id: room, command, content: text.into() };
     let reply = rooms.publish(request).await.map_err(|status| explain("publish", &status))?.into_inner();
     gimbal::say!("published as {}.{} to {} gateways", reply.room_epoch, reply.room_seq, reply.gateways);
@@ -216,7 +216,7 @@ async fn publish(grpc: &GrpcArgs, key: &KeyArgs, command: i32, room: u64, text: 
 }
 
 async fn count(grpc: &GrpcArgs, key: &KeyArgs, rooms: Vec<u64>) -> Result<ExitCode> {
-    let mut api = Api::connect(&grpc.grpc).await?.rooms(Credential::bearer(&key.read()?)?);
+    let mut api = grpc.connect().await?.rooms(Credential::bearer(&key.read()?)?);
     let reply =
         api.count(CountRequest { room_ids: rooms }).await.map_err(|status| explain("count", &status))?;
     for room in reply.into_inner().rooms {

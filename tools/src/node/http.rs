@@ -16,12 +16,15 @@ use axum::{
     http::{StatusCode, header},
     routing::get,
 };
+use gimbal_control::http::serve_pages;
 use gimbal_gateway::server::Server;
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 /// A scrape under way may take so long when the process stops.
 const STOP_DEADLINE: Duration = Duration::from_secs(1);
+/// Connections of the pages at a time.
+const CONNECTIONS_MAX: usize = 256;
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Clone)]
@@ -61,9 +64,8 @@ impl Http {
             let until = async move {
                 let _ = stopped.wait_for(|stop| *stop).await;
             };
-            if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(until).await {
-                tracing::error!(%error, "health and metrics ended");
-            }
+            let count = Arc::new(|reason| tracing::debug!(reason, "a page was not served"));
+            serve_pages(listener, router, CONNECTIONS_MAX, count, until).await;
         });
         Ok(Self { address, is_stopping, stop, serving })
     }

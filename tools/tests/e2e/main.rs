@@ -18,4 +18,5 @@ mod slow;
 mod start;
 mod storm;
 mod takeover;
+mod tls;
 mod websocket;

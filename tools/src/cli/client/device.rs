@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use gimbal::{
     client::{Client, ClientError, Events, Mailbox, Options},
-    grpc::{Api, Credential, explain},
+    grpc::{Credential, explain},
     state::{Saved, StateFile, default_dir},
 };
 use gimbal_codec::{DeviceId, Seq, UserId, body::SignInResult, code};
@@ -74,7 +74,7 @@ impl Device {
     }
 
     async fn sign_in_by_phone(&mut self) -> Result<()> {
-        let mut accounts = Api::connect(&self.args.grpc.grpc).await?.accounts(Credential::None);
+        let mut accounts = self.args.grpc.connect().await?.accounts(Credential::None);
         let device = v1::Device {
             kind: DeviceKind::Unspecified.into(),
             brand: "gimbal".into(),

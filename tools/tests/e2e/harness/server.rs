@@ -39,6 +39,8 @@ fn loopback() -> SocketAddr {
 pub(crate) struct Settings {
     pub(crate) gateway: String,
     pub(crate) control: String,
+    /// Folder with what `gimbal cert` has made: control speaks TLS on its gRPC port.
+    pub(crate) certs: Option<PathBuf>,
     /// Limits each file of the server to so many KiB, as a full disk would.
     pub(crate) file_kib_max: Option<u64>,
     /// Most open files of the server.
@@ -127,12 +129,24 @@ impl Server {
         let Settings { gateway, control, .. } = &self.settings;
         let (tcp, websocket) = (self.tcp, self.websocket);
         let (grpc, http, gateway_http) = (self.grpc, self.http, self.gateway_http);
+        let (scheme, host, tls, ca) = match &self.settings.certs {
+            None => ("http", grpc.ip().to_string(), String::new(), String::new()),
+            Some(certs) => {
+                let file = |name| certs.join(name).display().to_string();
+                let (certificate, key, ca) = (file("server.pem"), file("server.key"), file("ca.pem"));
+                let tls = format!(
+                    "[control.tls]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\nhttp = false\n"
+                );
+                ("https", "localhost".to_owned(), tls, format!("ca = \"{ca}\"\n"))
+            }
+        };
+        let grpc_port = grpc.port();
         let shards = if gateway.contains("shards") { "" } else { "shards = 2\n" };
         format!(
             "[gateway]\nlisten = \"{tcp}\"\npin = false\n{shards}{gateway}\n\
              [gateway.websocket]\nlisten = \"{websocket}\"\n\
-             [control]\ngrpc_listen = \"{grpc}\"\nhttp_listen = \"{http}\"\n{control}\n\
-             [edge]\ncontrol = \"http://{grpc}\"\nhttp_listen = \"{gateway_http}\"\n\
+             [control]\ngrpc_listen = \"{grpc}\"\nhttp_listen = \"{http}\"\n{control}\n{tls}\
+             [edge]\ncontrol = \"{scheme}://{host}:{grpc_port}\"\n{ca}http_listen = \"{gateway_http}\"\n\
              [process]\ndrain_over = \"200ms\"\n"
         )
     }
