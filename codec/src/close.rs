@@ -87,6 +87,8 @@ reasons! {
     BadWebSocket = 4308, "bad_websocket";
     /// A WebSocket text or close reason that is not UTF-8.
     BadText = 4309, "bad_text";
+    /// Frames or bytes far above the rate of a session, for all that calls were refused.
+    OverRate = 4310, "over_rate";
 }
 
 impl CloseReason {

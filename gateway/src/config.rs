@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ConfigError;
+pub use crate::transport::prefix::Prefix;
 
 /// Settings of a gateway. Unknown keys are refused.
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
@@ -23,6 +24,28 @@ pub struct Config {
     pub pin: bool,
     /// Connections of the whole process. Default 1,000,000; 1 to 16,000,000. Further ones are closed at once.
     pub connections_max: u32,
+    /// Connections from one address (IPv6: from one /64, which one host has). Default 4,096; 0 to 16,000,000, 0: unlimited.
+    /// Further ones are closed at once. Carriers put many people behind one address.
+    pub connections_per_address: u32,
+    /// Connections from one range: the /24 of an IPv4 address, the /48 of an IPv6 address. Default 65,536; as above.
+    pub connections_per_prefix: u32,
+    /// Ranges whose connections count for neither. Default this machine's own.
+    pub connections_unlimited_from: Vec<Prefix>,
+    /// Balancers that say, by the PROXY protocol (version 1 or 2), for whom they speak: ranges of their addresses. Default
+    /// none. Their connections must begin with its header, and the address in there is what counts; those of others must not.
+    pub proxy_protocol_from: Vec<Prefix>,
+    /// Sign-ins per second of the whole process that are passed on to control, a second's worth at once. Default 10,000; 0 to
+    /// 10,000,000, 0: unlimited. Those beyond are closed with 4102 and told when to come back.
+    pub sign_ins_per_second: u32,
+    /// Frames of one session per second, four seconds' worth at once. Default 1,000; 0 to 20,000, 0: unlimited. Beyond it calls
+    /// are refused with 11003; at twice the burst frames are dropped, at three times the session is closed with 4310.
+    pub frames_per_second: u32,
+    /// Bytes of these frames, likewise. Default 1 MiB; 1 KiB to 1 GiB, 0: unlimited.
+    pub bytes_per_second: ByteSize,
+    /// What connections may hold in all: what waits for them, what has come of their frames, and 512 B each. Default 0: half of
+    /// the memory of the machine or the control group; else 64 MiB to 16 TiB. From 80 % on frames that may be lost are shed,
+    /// at all of it new connections are closed at once.
+    pub memory_max: ByteSize,
     /// Connections that wait in the kernel for each shard to accept them. Default 4,096; the kernel's
     /// `net.core.somaxconn` caps it.
     pub backlog: u32,
@@ -116,6 +139,14 @@ impl Default for Config {
             shards: 0,
             pin: true,
             connections_max: 1_000_000,
+            connections_per_address: 4096,
+            connections_per_prefix: 65_536,
+            connections_unlimited_from: vec![Prefix::LOOPBACK_V4, Prefix::LOOPBACK_V6],
+            proxy_protocol_from: Vec::new(),
+            sign_ins_per_second: 10_000,
+            frames_per_second: 1000,
+            bytes_per_second: ByteSize::mib(1),
+            memory_max: ByteSize::b(0),
             backlog: 4096,
             sign_in_deadline: Duration::from_secs(10),
             idle_deadline: Duration::from_secs(11 * 60),
@@ -138,6 +169,24 @@ impl Default for Config {
 pub const SHARDS_MAX: u8 = 64;
 
 impl Config {
+    /// Whether `newer` differs in what [`crate::server::Server::reload`] does not take over.
+    pub fn needs_start_for(&self, newer: &Self) -> bool {
+        let kept = Self {
+            listen: self.listen,
+            gateway_id: self.gateway_id,
+            shards: self.shards,
+            pin: self.pin,
+            connections_max: self.connections_max,
+            proxy_protocol_from: self.proxy_protocol_from.clone(),
+            backlog: self.backlog,
+            socket_send_bytes: self.socket_send_bytes,
+            inbox_items_max: self.inbox_items_max,
+            inbox_bytes_max: self.inbox_bytes_max,
+            ..newer.clone()
+        };
+        kept != *newer
+    }
+
     /// Whether every setting is within its bounds.
     ///
     /// # Errors
@@ -149,6 +198,16 @@ impl Config {
         number("gateway_id", self.gateway_id, 1, u64::MAX)?;
         number("shards", self.shards.into(), 0, SHARDS_MAX.into())?;
         number("connections_max", self.connections_max.into(), 1, 16_000_000)?;
+        number("connections_per_address", self.connections_per_address.into(), 0, 16_000_000)?;
+        number("connections_per_prefix", self.connections_per_prefix.into(), 0, 16_000_000)?;
+        number("sign_ins_per_second", self.sign_ins_per_second.into(), 0, 10_000_000)?;
+        number("frames_per_second", self.frames_per_second.into(), 0, 20_000)?;
+        if self.bytes_per_second.as_u64() > 0 {
+            bytes("bytes_per_second", self.bytes_per_second, ByteSize::kib(1), ByteSize::gib(1))?;
+        }
+        if self.memory_max.as_u64() > 0 {
+            bytes("memory_max", self.memory_max, ByteSize::mib(64), ByteSize::tib(16))?;
+        }
         number("backlog", self.backlog.into(), 1, 1 << 20)?;
         number("rooms_per_session_max", self.rooms_per_session_max.into(), 1, 4096)?;
         number("signals_per_second", self.signals_per_second.into(), 0, 1_000_000)?;

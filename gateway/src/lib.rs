@@ -6,6 +6,7 @@ pub mod config;
 pub mod error;
 mod fanout;
 pub mod link;
+mod live;
 pub mod metrics;
 pub mod probe;
 mod ring;

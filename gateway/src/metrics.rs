@@ -64,6 +64,7 @@ metrics! {
     RoomMembers = "room_members", "Memberships of rooms";
     PartialBytes = "partial_frame_bytes", "Memory of frames that have not fully arrived";
     QueueBytes = "queue_bytes", "Bytes that wait for sockets at this moment";
+    HeldBytes = "held_bytes", "What connections hold against memory_max: queues, partial frames and 512 bytes each";
 }
 
 metrics! {
@@ -78,6 +79,12 @@ metrics! {
     LinkFull = "link_full", "An item for control found no room";
     RoomEmpty = "room_without_members", "A room frame for a room that has no members here any more";
     OverLimit = "connection_over_limit", "A connection beyond the limit";
+    AddressFull = "connection_per_address", "A connection beyond the limit of its address";
+    PrefixFull = "connection_per_prefix", "A connection beyond the limit of its range of addresses";
+    MemoryFull = "connection_over_memory", "A connection while memory_max was reached";
+    MemoryTight = "shed_over_memory", "An offer of frames that may be lost while memory_max was near";
+    BadProxyHeader = "proxy_header_bad", "A connection of a balancer without a PROXY header";
+    SignInOverRate = "sign_in_over_rate", "A sign-in beyond the budget";
     NoDescriptor = "accept_no_descriptor", "Accepting paused because no descriptor or memory was left";
     PeerGone = "peer_gone", "A connection that its peer ended or broke";
 }

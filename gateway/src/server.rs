@@ -12,12 +12,13 @@ use gimbal_rpc::link::{Control, Downlink, Hello, Uplink};
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 
 use crate::config::Config;
-use crate::error::StartError;
+use crate::error::{ConfigError, StartError};
 use crate::link::{RemoteConfig, RemoteControl};
+use crate::live::{Live, Settings};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::ring::{Doorbell, os, setup};
-use crate::session::{Limits, Pace};
-use crate::shard::{Clock, Inbox, Peers, Setup, Shard};
+use crate::session::{Flow, Limits, Pace};
+use crate::shard::{Clock, Inbox, Memory, Peers, Setup, Shard, Sources};
 use crate::transport::Kind;
 use crate::transport::tcp::{ListenOptions, listen};
 use crate::transport::websocket::Policy;
@@ -32,6 +33,9 @@ const GLOMMIO_IO_BYTES: usize = 64 << 10;
 
 /// What waits when a close begins may take this long, if the write deadline is not shorter.
 const FLUSH_MS_MAX: u64 = 5000;
+
+/// Frames and bytes of a session may come at once for so many seconds: a client that was away sends what has collected.
+const BURST_SECONDS: u8 = 4;
 
 /// A shard that has not ended so long after its own deadline is given up.
 const JOIN_GRACE: Duration = Duration::from_secs(5);
@@ -52,7 +56,7 @@ pub struct Server {
     listening: Vec<(Kind, SocketAddr)>,
     hello: Hello,
     remote: Option<RemoteControl>,
-    limits: Limits,
+    live: Arc<Live>,
 }
 
 /// How a drain ended.
@@ -87,17 +91,21 @@ impl Server {
         let (uplink, remote) = connect(plane, hello, &peers)?;
         let shard_metrics: Vec<_> = (0..shard_count).map(|_| Arc::new(ShardMetrics::default())).collect();
         let metrics = Metrics::new(shard_metrics.clone());
-        let limits = session_limits(config);
-        let mut server = Self { peers, shards: Vec::new(), metrics, listening, hello, remote, limits };
+        let settings = settings(config, shard_count);
+        let live = live(config, settings, shard_count);
+        let mut server =
+            Self { peers, shards: Vec::new(), metrics, listening, hello, remote, live: Arc::clone(&live) };
+        let balancers: Arc<[_]> = config.proxy_protocol_from.clone().into();
         let parts = listeners.into_iter().zip(doorbells).zip(shard_metrics);
         let mut ready = Vec::new();
         for (index, ((listeners, doorbell), metrics)) in (0..).zip(parts) {
             let setup = Setup {
                 id: ShardId(index),
                 clock,
-                limits,
+                settings,
+                live: Arc::clone(&live),
                 connections_max: config.connections_max.div_ceil(shard_count.into()),
-                push_per_second: config.push_per_second / u32::from(shard_count),
+                balancers: Arc::clone(&balancers),
                 shard_count: shard_count.into(),
                 listeners,
                 policy: Arc::clone(&policy),
@@ -111,8 +119,9 @@ impl Server {
         for (index, ready) in (0..).zip(ready) {
             await_ready(index, &ready)?;
         }
+        let memory_max = live.memory.max();
         for (kind, address) in &server.listening {
-            tracing::info!(?kind, %address, shards = shard_count, epoch, "gateway accepts connections");
+            tracing::info!(?kind, %address, shards = shard_count, epoch, memory_max, "gateway accepts connections");
         }
         Ok(server)
     }
@@ -152,11 +161,23 @@ impl Server {
             && self.remote.as_ref().is_none_or(RemoteControl::is_up)
     }
 
+    /// Takes over what may change while it runs: deadlines, limits of sessions, addresses, sign-ins, memory and pushes. The rest
+    /// of `config` needs another start.
+    ///
+    /// # Errors
+    /// When a setting is out of its bounds; nothing has changed then.
+    pub fn reload(&self, config: &Config) -> Result<(), ConfigError> {
+        config.check()?;
+        self.live.set(settings(config, self.hello.shards), config);
+        Ok(())
+    }
+
     /// Stops accepting, tells clients evenly over `over` to come back later, flushes, and ends. Blocks until then: at most
     /// `over` and the flush and linger deadlines and a few seconds.
     pub fn drain(mut self, over: Duration) -> Drained {
         self.peers.drain(over.as_millis() as u64);
-        let waits = Duration::from_millis(self.limits.flush_ms + self.limits.linger_ms);
+        let limits = self.live.settings().limits;
+        let waits = Duration::from_millis(limits.flush_ms + limits.linger_ms);
         let stuck = self.join(over + waits + JOIN_GRACE);
         if let Some(remote) = self.remote.take() {
             remote.stop();
@@ -325,6 +346,24 @@ fn inbox(config: &Config, doorbell: &Arc<Doorbell>) -> Arc<Inbox> {
     Arc::new(Inbox::new(config.inbox_items_max as usize, bytes_max, Arc::clone(doorbell)))
 }
 
+fn settings(config: &Config, shard_count: u8) -> Settings {
+    Settings {
+        limits: session_limits(config),
+        sign_ins_per_second: config.sign_ins_per_second.div_ceil(shard_count.into()),
+        push_per_second: config.push_per_second / u32::from(shard_count),
+    }
+}
+
+fn live(config: &Config, settings: Settings, shard_count: u8) -> Arc<Live> {
+    let sources = Sources::new(
+        config.connections_per_address,
+        config.connections_per_prefix,
+        config.connections_unlimited_from.clone(),
+    );
+    let memory = Memory::new(shard_count.into(), config.memory_max.as_u64());
+    Arc::new(Live::new(settings, Arc::new(sources), Arc::new(memory)))
+}
+
 fn session_limits(config: &Config) -> Limits {
     let ms = |duration: Duration| duration.as_millis() as u64;
     Limits {
@@ -336,6 +375,8 @@ fn session_limits(config: &Config) -> Limits {
         queue_bytes_max: config.queue_bytes_max.as_u64() as usize,
         rooms_max: config.rooms_per_session_max.into(),
         signals: Pace::new(config.signals_per_second, config.signals_burst),
+        frames: Flow::new(config.frames_per_second.into(), BURST_SECONDS),
+        bytes: Flow::new(config.bytes_per_second.as_u64(), BURST_SECONDS),
     }
 }
 

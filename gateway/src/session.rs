@@ -40,7 +40,7 @@ pub(crate) use counts::{Counter, Counts};
 pub(crate) use deliver::{Deliver, signal_frame};
 pub(crate) use limits::Limits;
 pub(crate) use moment::Moment;
-pub(crate) use pace::Pace;
+pub(crate) use pace::{Flow, Pace};
 
 /// What a session is lent for one call.
 #[derive(Debug)]
@@ -114,8 +114,8 @@ struct Claim {
 }
 
 // An idle session with its queue, slot and timer has to leave room for what the ring keeps, within 512 B.
-const _: () = assert!(std::mem::size_of::<Session>() <= 96);
-const _: () = assert!(std::mem::size_of::<Session>() + std::mem::size_of::<SendQueue>() <= 152);
+const _: () = assert!(std::mem::size_of::<Session>() <= 104);
+const _: () = assert!(std::mem::size_of::<Session>() + std::mem::size_of::<SendQueue>() <= 160);
 
 impl Session {
     /// A connection just accepted.

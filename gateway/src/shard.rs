@@ -5,11 +5,14 @@
 //! ring when nothing is left to do.
 
 mod accept;
+mod admission;
 mod calls;
 mod conn;
 mod inbox;
 mod items;
+mod memory;
 mod peers;
+mod proxied;
 mod receive;
 mod rooms;
 pub(crate) mod sessions;
@@ -29,17 +32,23 @@ use gimbal_rpc::link::{Up, Uplink};
 use glommio::LocalExecutor;
 
 use crate::fanout::Bursts;
+use crate::live::{Live, Settings};
 use crate::metrics::{Drop, Gauge, ShardMetrics, Total};
 use crate::ring::{Doorbell, Ring};
 use crate::session::{Action, Counts, Limits, Moment};
 use crate::transport::Kind;
+use crate::transport::prefix::Prefix;
 use crate::transport::websocket::Policy;
 
+pub(crate) use admission::Sources;
 pub(crate) use inbox::Inbox;
+pub(crate) use memory::Memory;
 pub(crate) use peers::Peers;
 
 use accept::Accepting;
+use admission::Admission;
 use conn::Conn;
+use proxied::Proxied;
 use rooms::{Interest, Rooms};
 use sessions::Sessions;
 use timers::Timers;
@@ -108,11 +117,13 @@ impl Clock {
 pub(crate) struct Setup {
     pub(crate) id: ShardId,
     pub(crate) clock: Clock,
-    pub(crate) limits: Limits,
+    /// What may change later.
+    pub(crate) settings: Settings,
+    pub(crate) live: Arc<Live>,
     /// Of this shard.
     pub(crate) connections_max: u32,
-    /// Of this shard, for pushes to all that name no pace.
-    pub(crate) push_per_second: u32,
+    /// Whose connections begin with a PROXY header.
+    pub(crate) balancers: Arc<[Prefix]>,
     pub(crate) shard_count: u32,
     /// With what their connections speak; fewer than 256.
     pub(crate) listeners: Vec<(Kind, TcpListener)>,
@@ -136,6 +147,16 @@ pub(crate) struct Shard {
     limits: Limits,
     accepting: Vec<Accepting>,
     policy: Arc<Policy>,
+    live: Arc<Live>,
+    live_seen: u64,
+    sources: Arc<Sources>,
+    proxied: Proxied,
+    admission: Admission,
+    memory: Arc<Memory>,
+    /// What the other shards held at the last tick, in bytes.
+    memory_of_others: u64,
+    /// For the session that is refused next: when its client may come back.
+    retry_hint_ms: Option<u64>,
     conns: Sessions<Conn>,
     users: Users,
     rooms: Rooms,
@@ -192,15 +213,23 @@ impl Shard {
             now,
             unix_ms: setup.clock.unix_ms(now),
             lent_at: now,
-            limits: setup.limits,
             accepting: accepting.collect(),
             policy: setup.policy,
+            limits: setup.settings.limits,
+            live: Arc::clone(&setup.live),
+            live_seen: 0,
+            sources: Arc::clone(&setup.live.sources),
+            proxied: Proxied::new(setup.balancers),
+            admission: Admission::new(setup.settings.sign_ins_per_second),
+            memory: Arc::clone(&setup.live.memory),
+            memory_of_others: 0,
+            retry_hint_ms: None,
             conns: Sessions::new(setup.id, setup.connections_max),
             users: Users::default(),
             rooms: Rooms::default(),
             timers: Timers::new(now),
             bursts: Bursts::default(),
-            walks: Walks::new(setup.push_per_second, setup.shard_count),
+            walks: Walks::new(setup.settings.push_per_second, setup.shard_count),
             dirty: VecDeque::new(),
             up: Vec::new(),
             kept_count: 0,
@@ -302,7 +331,22 @@ impl Shard {
     fn tick(&mut self) {
         self.retry_accepts();
         self.watch_writes();
+        if let Some(settings) = self.live.changed(&mut self.live_seen) {
+            self.limits = settings.limits;
+            self.admission.set(settings.sign_ins_per_second);
+            self.walks.set_push_per_second(settings.push_per_second);
+        }
+        self.memory_of_others = self.memory.publish(self.id.0.into(), self.held_bytes());
         self.publish();
+    }
+
+    /// What this shard's connections hold, in bytes.
+    fn held_bytes(&self) -> u64 {
+        (self.queue_bytes + self.partial_bytes) as u64 + memory::of_connections(self.conns.count())
+    }
+
+    fn memory_room(&self) -> memory::Room {
+        self.memory.room(self.memory_of_others + self.held_bytes())
     }
 
     fn expire(&mut self) {
@@ -350,6 +394,7 @@ impl Shard {
         metrics.set(Gauge::RoomMembers, self.rooms.member_count().into());
         metrics.set(Gauge::PartialBytes, self.partial_bytes as u64);
         metrics.set(Gauge::QueueBytes, self.queue_bytes as u64);
+        metrics.set(Gauge::HeldBytes, self.held_bytes());
         metrics.publish(&self.counts);
     }
 }

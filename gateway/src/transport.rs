@@ -1,6 +1,8 @@
 //! What carries frames. Only here and in `ring` is known what that is.
 
 pub(crate) mod form;
+pub(crate) mod prefix;
+pub(crate) mod proxy;
 pub(crate) mod tcp;
 pub(crate) mod websocket;
 

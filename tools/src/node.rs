@@ -15,7 +15,7 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, Log, LogFormat};
+use crate::config::{Config, Flags, Log, LogFormat};
 
 /// How long calls under way may take when control stops.
 const CALLS_DEADLINE: Duration = Duration::from_secs(5);
@@ -72,6 +72,55 @@ impl Stop {
     }
 }
 
+/// SIGHUP: the file is read again, and the gateway takes over its limits.
+pub struct Reload {
+    hangup: Signal,
+    flags: Flags,
+    current: Config,
+}
+
+impl Reload {
+    /// From now on the signal is ours. `current` is what `flags` gave at the start.
+    ///
+    /// # Errors
+    /// When the system refuses a handler.
+    pub fn new(flags: Flags, current: Config) -> Result<Self> {
+        let hangup = signal(SignalKind::hangup()).context("cannot handle signals")?;
+        Ok(Self { hangup, flags, current })
+    }
+
+    /// Follows the signal for ever; without a gateway it only says that there is nothing to do.
+    async fn follow(&mut self, gateway: Option<&Server>) {
+        while self.hangup.recv().await.is_some() {
+            match self.read(gateway) {
+                Ok(()) => tracing::info!("SIGHUP: the limits of the file hold"),
+                Err(error) => {
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "SIGHUP: the file is of no use, all stays as it is"
+                    );
+                }
+            }
+        }
+        // No more signals can come.
+        std::future::pending().await
+    }
+
+    fn read(&mut self, gateway: Option<&Server>) -> Result<()> {
+        let newer = Config::load(&self.flags)?;
+        let Config { gateway: of_gateway, .. } = &newer;
+        let same_gateway = Config { gateway: of_gateway.clone(), ..self.current.clone() };
+        if same_gateway != newer || self.current.gateway.needs_start_for(of_gateway) {
+            tracing::warn!("SIGHUP: some of what has changed takes effect at the next start");
+        }
+        if let Some(gateway) = gateway {
+            gateway.reload(of_gateway).context("[gateway]")?;
+        }
+        self.current = newer;
+        Ok(())
+    }
+}
+
 /// Control and gateway in one process.
 pub struct Node {
     control: ControlServer,
@@ -116,8 +165,11 @@ impl Node {
     ///
     /// # Errors
     /// When a shard did not end.
-    pub async fn run(self, mut stop: Stop, drain_over: Duration) -> Result<()> {
-        stop.asked().await;
+    pub async fn run(self, mut stop: Stop, mut reload: Reload, drain_over: Duration) -> Result<()> {
+        tokio::select! {
+            () = stop.asked() => {}
+            () = reload.follow(Some(&self.gateway)) => {}
+        }
         stop.during(async {
             self.control.set_ready(false).await;
             let drained = drain(self.gateway, drain_over).await;
@@ -137,8 +189,11 @@ pub async fn start_control(config: Config, dev: bool) -> Result<ControlServer> {
 }
 
 /// Waits for a signal and stops control.
-pub async fn run_control(control: ControlServer, mut stop: Stop) {
-    stop.asked().await;
+pub async fn run_control(control: ControlServer, mut stop: Stop, mut reload: Reload) {
+    tokio::select! {
+        () = stop.asked() => {}
+        () = reload.follow(None) => {}
+    }
     stop.during(control.stop(CALLS_DEADLINE)).await;
 }
 
@@ -182,8 +237,11 @@ impl EdgeNode {
     ///
     /// # Errors
     /// When a shard did not end.
-    pub async fn run(self, mut stop: Stop, drain_over: Duration) -> Result<()> {
-        stop.asked().await;
+    pub async fn run(self, mut stop: Stop, mut reload: Reload, drain_over: Duration) -> Result<()> {
+        tokio::select! {
+            () = stop.asked() => {}
+            () = reload.follow(Some(&self.gateway)) => {}
+        }
         stop.during(async {
             self.http.stop().await;
             let gateway = Arc::into_inner(self.gateway).context("the gateway is still in use")?;

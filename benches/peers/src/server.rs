@@ -136,7 +136,8 @@ impl Machine {
             Peer::Gimbal => {
                 command.args(["serve", "--dev", "--shards", "1", "--data"]).arg(dir.join("data"));
                 // No peer bounds what one connection may say.
-                let config = "[gateway]\nsignals_per_second = 0\n";
+                let config = "[gateway]\nsignals_per_second = 0\nframes_per_second = 0\n\
+                    bytes_per_second = \"0B\"\nsign_ins_per_second = 0\n";
                 command.arg("--config").arg(written(&dir, "gimbal.toml", config)?);
                 command.args(["--listen", &address.to_string(), "--grpc-listen", &grpc.to_string()]);
                 command.args(["--http-listen", &http.to_string(), "--websocket-listen", "off"]);

@@ -31,10 +31,14 @@ pub(crate) enum Counter {
     CloseFrameDropped,
     /// A client signals more often than it may.
     SignalOverRate,
+    /// A call of a client that sends more than it may, refused.
+    FrameThrottled,
+    /// A frame of a client that sends far more than it may, not even answered.
+    FrameShed,
 }
 
 impl Counter {
-    const ALL: [(Self, &'static str); 10] = [
+    const ALL: [(Self, &'static str); 12] = [
         (Self::Delivered, "delivered"),
         (Self::DeliverRepeated, "deliver_repeated"),
         (Self::DeliverHeld, "deliver_held"),
@@ -45,6 +49,8 @@ impl Counter {
         (Self::MessageFromClient, "message_from_client"),
         (Self::CloseFrameDropped, "close_frame_dropped"),
         (Self::SignalOverRate, "signal_over_rate"),
+        (Self::FrameThrottled, "frame_throttled"),
+        (Self::FrameShed, "frame_shed"),
     ];
 }
 

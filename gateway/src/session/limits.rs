@@ -1,6 +1,6 @@
 //! Bounds and deadlines of a session.
 
-use super::Pace;
+use super::{Flow, Pace};
 
 /// What configuration decides about sessions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,6 +22,10 @@ pub(crate) struct Limits {
     pub(crate) rooms_max: usize,
     /// Signals of one session: each may reach all members of a room.
     pub(crate) signals: Pace,
+    /// Frames of one session.
+    pub(crate) frames: Flow,
+    /// Their bytes.
+    pub(crate) bytes: Flow,
 }
 
 impl Default for Limits {
@@ -35,6 +39,8 @@ impl Default for Limits {
             queue_bytes_max: 128 * 1024,
             rooms_max: 64,
             signals: Pace::new(50, 100),
+            frames: Flow::new(0, 1),
+            bytes: Flow::new(0, 1),
         }
     }
 }

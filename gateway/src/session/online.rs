@@ -11,7 +11,7 @@ use gimbal_rpc::link::{Caller, Page, Refusal, SendResult, Signal, SignalTarget, 
 use super::cursor::Cursor;
 use super::frames::page_body;
 use super::link::Known;
-use super::pace::Used;
+use super::pace::{Level, Used, Verdict};
 use super::rooms::{RoomSet, TooManyRooms};
 use super::{Action, Counter, Moment, Turn};
 
@@ -25,6 +25,8 @@ pub(super) struct Online {
     rooms: RoomSet,
     known: Known,
     signals: Used,
+    frames: Level,
+    bytes: Level,
     /// Calls under way, up to [`CALLS_MAX`].
     calls: u16,
 }
@@ -48,6 +50,8 @@ impl Online {
             rooms: RoomSet::default(),
             known: Known::attached(link),
             signals: Used::new(now),
+            frames: Level::new(now),
+            bytes: Level::new(now),
             calls: 0,
         }
     }
@@ -60,6 +64,22 @@ impl Online {
         turn: &mut Turn<'_>,
     ) -> Result<(), CloseReason> {
         let command = Command::try_from(packet.command).map_err(|_| CloseReason::UnknownCommand)?;
+        let of_frames = self.frames.add(1, turn.now, turn.limits.frames);
+        let of_bytes = self.bytes.add(body.len(), turn.now, turn.limits.bytes);
+        match of_frames.max(of_bytes) {
+            Verdict::Fine => {}
+            // An echo costs no more than a refusal, and its absence would look like a dead connection.
+            Verdict::Throttle if command == Command::Heartbeat => {}
+            Verdict::Throttle => {
+                turn.count(Counter::FrameThrottled);
+                return refuse(packet, Refused(code::BUSY, "too many frames or bytes"), turn);
+            }
+            Verdict::Shed => {
+                turn.count(Counter::FrameShed);
+                return Ok(());
+            }
+            Verdict::End => return Err(CloseReason::OverRate),
+        }
         match command {
             Command::Heartbeat => turn.answer(frame_of_packet(body)),
             Command::Message => {

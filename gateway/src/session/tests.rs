@@ -12,7 +12,7 @@ use gimbal_codec::{
 use gimbal_rpc::link::{self, Page, Refusal, SendResult, SignalTarget, Tag, Up};
 
 use super::online::CALLS_MAX;
-use super::{Action, Counter, Counts, Deliver, Limits, Moment, Pace, Session, Turn};
+use super::{Action, Counter, Counts, Deliver, Flow, Limits, Moment, Pace, Session, Turn};
 use crate::fanout::{Offered, offer};
 use crate::send_queue::SendQueue;
 use crate::transport::form::Shared;
@@ -552,4 +552,27 @@ fn one_frame_serves_all_devices_of_a_user() {
     assert_eq!(pointers[0], pointers[1]);
     assert_ne!(pointers[1], pointers[2]);
     assert!(Deliver::new(&body, 1).frame(Seq::new(6)).is_unique(), "a single one is not shared");
+}
+
+#[test]
+fn a_session_that_floods_is_refused_then_not_answered_then_closed_and_its_heartbeats_go_on_at_first() {
+    let mut fixture = Fixture::online(None);
+    fixture.limits.frames = Flow::new(10, 1);
+    let join = Rooms { rooms: vec![RoomId::new(1)].into() };
+    for expected in [code::OK, code::BUSY] {
+        for n in 0..9 {
+            fixture.send(19, &join).unwrap();
+            let answers = fixture.received();
+            assert_eq!(Reply::decode(&answers[0].3).unwrap().code, expected, "{n}");
+        }
+        fixture.send(2, &()).unwrap();
+        assert_eq!(fixture.received()[0].1, 2, "an echo");
+    }
+    for _ in 0..10 {
+        fixture.send(2, &()).unwrap();
+        assert!(fixture.received().is_empty());
+    }
+    assert_eq!(fixture.counts.get(Counter::FrameThrottled), 9);
+    assert_eq!(fixture.counts.get(Counter::FrameShed), 10);
+    assert_eq!(fixture.send(2, &()), Err(CloseReason::OverRate));
 }

@@ -89,11 +89,14 @@ impl Shard {
             accepting.listener = None;
         }
         self.metrics.add(Total::Accepted, 1);
+        let Some(from) = self.admit(&socket) else { return };
         let (now, limits) = (self.now, &self.limits);
         let Some(key) = self.conns.insert_with(|_| Conn::new(socket, kind, now, limits)) else {
             self.metrics.dropped(Drop::OverLimit, 1);
+            self.forget_source(from);
             return;
         };
+        self.entered(key, from);
         self.arm_receive(key);
         if is_late {
             self.close(key, CloseReason::Draining);

@@ -3,6 +3,7 @@
 use gimbal_codec::{Advice, CloseReason, SessionKey};
 use gimbal_rpc::link::{Signal, SignalTarget, Up};
 
+use super::memory::Room;
 use super::rooms::Interest;
 use super::{SLICE_ITEMS, Shard};
 use crate::fanout::{Offered, offer};
@@ -34,8 +35,9 @@ impl Shard {
             counts: &mut self.counts,
         };
         if let Err(reason) = work(&mut conn.session, &mut turn) {
-            let retry_after_ms =
-                retry_after_ms(reason, self.walks.drain_left_ms(self.now), key, self.unix_ms);
+            let retry_after_ms = self.retry_hint_ms.unwrap_or_else(|| {
+                retry_after_ms(reason, self.walks.drain_left_ms(self.now), key, self.unix_ms)
+            });
             conn.session.begin_close(reason, retry_after_ms, &mut turn);
         }
         self.queue_bytes = self.queue_bytes + conn.queue.cost_bytes() - before;
@@ -77,7 +79,7 @@ impl Shard {
                 let peer = self.peer(key);
                 let (user, device, token, cursor) =
                     (request.user, request.device, request.token, request.cursor);
-                self.up.push(Up::SignIn { session: key, user, device, token, cursor, peer });
+                self.admit_sign_in(key, Up::SignIn { session: key, user, device, token, cursor, peer });
             }
             Action::Up(up) => self.up.push(up),
             Action::Online { user } => {
@@ -120,7 +122,8 @@ impl Shard {
     /// The address of the peer, for operators; a system call.
     pub(super) fn peer(&self, key: SessionKey) -> String {
         let socket = self.conns.get(key).and_then(|conn| conn.socket.as_ref());
-        socket.map(tcp::peer).unwrap_or_default()
+        let peer = self.proxied.client(key).or_else(|| tcp::peer(socket?));
+        peer.map(|peer| peer.to_string()).unwrap_or_default()
     }
 
     /// A signal of one of our sessions: to our own, to the other shards, and to the other gateways.
@@ -170,6 +173,10 @@ impl Shard {
 
     /// Offers frames that may be shed to one session.
     pub(super) fn offer(&mut self, key: SessionKey, frames: &Shared) -> Offered {
+        if self.memory_room() < Room::Enough {
+            self.metrics.dropped(Drop::MemoryTight, 1);
+            return Offered::Shed;
+        }
         let Some(conn) = self.conns.get_mut(key) else { return Offered::Absent };
         let before = conn.queue.cost_bytes();
         let offered = offer(&conn.session, &mut conn.queue, frames, self.limits.queue_bytes_max);

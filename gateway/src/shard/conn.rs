@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 
 use crate::send_queue::SendQueue;
 use crate::session::{Limits, Moment, Session};
+use crate::transport::prefix::Source;
 use crate::transport::{Kind, Transport};
 
 /// One connection. Its slot stays taken until the socket is closed, and the socket is closed only when no operation
@@ -15,6 +16,9 @@ pub(super) struct Conn {
     pub(super) transport: Transport,
     /// Gone once it is handed to the ring to be closed.
     pub(super) socket: Option<OwnedFd>,
+    /// Where it comes from, if that counts.
+    pub(super) source: Source,
+    pub(super) is_counted: bool,
     /// A receive is in flight.
     pub(super) is_receiving: bool,
     /// On the shard's list of queues to send from.
@@ -38,6 +42,8 @@ impl Conn {
             queue: SendQueue::new(kind.form()),
             transport: Transport::new(kind),
             socket: Some(socket),
+            source: Source::default(),
+            is_counted: false,
             is_receiving: false,
             is_dirty: false,
             is_ending: false,

@@ -32,9 +32,9 @@ struct Seen {
 }
 
 impl Shard {
-    /// Gives what is in `chunk` to the session, until something is not welcome.
-    pub(super) fn feed(&mut self, key: SessionKey, chunk: &mut Chunk) {
-        let bytes = self.ring.bytes_mut(chunk);
+    /// Gives what is in `chunk`, from byte `skip` on, to the session, until something is not welcome.
+    pub(super) fn feed(&mut self, key: SessionKey, chunk: &mut Chunk, skip: usize) {
+        let bytes = &mut self.ring.bytes_mut(chunk)[skip..];
         self.metrics.add(Total::BytesIn, bytes.len() as u64);
         let Some(conn) = self.conns.get_mut(key) else { return };
         if conn.is_ending || conn.session.is_closing() {

@@ -46,7 +46,9 @@ impl Shard {
         if let Some(conn) = self.conns.get_mut(key) {
             conn.is_receiving = more;
             self.metrics.add(Total::Receives, 1);
-            self.feed(key, &mut chunk);
+            if let Some(skip) = self.skip_proxy_header(key, &mut chunk) {
+                self.feed(key, &mut chunk, skip);
+            }
             self.settle(key);
             if !more {
                 self.arm_receive(key);
@@ -115,6 +117,7 @@ impl Shard {
     fn closed(&mut self, key: SessionKey) {
         if let Some(conn) = self.conns.remove(key) {
             self.timers.cancel(key.index());
+            self.left(key, conn.source, conn.is_counted);
             self.queue_bytes -= conn.queue.cost_bytes();
             self.partial_bytes -= conn.transport.allocated();
         }

@@ -88,6 +88,11 @@ impl Walks {
         }
     }
 
+    /// Another pace for pushes that name none, from now on.
+    pub(super) fn set_push_per_second(&mut self, push_per_second: u32) {
+        self.push_per_second = push_per_second.max(1).into();
+    }
+
     /// The next turn has something to walk that waits for nobody.
     pub(super) fn is_busy(&self) -> bool {
         self.has_more

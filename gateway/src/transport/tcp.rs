@@ -93,10 +93,9 @@ pub(crate) fn shutdown_both(socket: &OwnedFd, reset: bool) {
     let _ = socket.shutdown(std::net::Shutdown::Both);
 }
 
-/// The peer's address as text; empty when the connection is gone already.
-pub(crate) fn peer(socket: &OwnedFd) -> String {
-    let address = SockRef::from(&socket.as_fd()).peer_addr().ok().and_then(|address| address.as_socket());
-    address.map(|address| address.to_string()).unwrap_or_default()
+/// The peer's address; `None` when the connection is gone already.
+pub(crate) fn peer(socket: &OwnedFd) -> Option<SocketAddr> {
+    SockRef::from(&socket.as_fd()).peer_addr().ok()?.as_socket()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod accept;
 mod bad_input;
 mod deadlines;
 mod drain;
+mod limits;
 mod link;
 mod rooms;
 mod sign_in;

@@ -139,6 +139,11 @@ impl Client {
         self.socket.write_all(bytes).unwrap();
     }
 
+    /// As much as the gateway reads before it ends the connection.
+    pub(crate) fn write_what_it_takes(&mut self, bytes: &[u8]) {
+        let _ = self.socket.write_all(bytes);
+    }
+
     pub(crate) fn send<B: gimbal_codec::Body + ?Sized>(&mut self, command: Command, seq: u64, content: &B) {
         self.write(&frame(command, "r", seq, content));
     }

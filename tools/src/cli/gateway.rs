@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use gimbal::{
     config::{CommonFlags, Config, EdgeFlags, Flags, GatewayFlags},
-    node::{EdgeNode, Stop, start_log},
+    node::{EdgeNode, Reload, Stop, start_log},
     output::tell,
 };
 
@@ -28,6 +28,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     start_log(&config.log)?;
     server_runtime()?.block_on(async {
         let stop = Stop::new()?;
+        let reload = Reload::new(flags, config.clone())?;
         let (drain_over, control) = (config.process.drain_over, config.edge.control.clone());
         let node = EdgeNode::start(config, dev).await.context("the gateway does not start")?;
         let websocket = node.gateway().websocket_addr().map_or_else(|| "off".to_owned(), |at| at.to_string());
@@ -36,7 +37,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
             node.gateway().local_addr(),
             node.http_address(),
         ));
-        node.run(stop, drain_over).await
+        node.run(stop, reload, drain_over).await
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use gimbal::{
     config::{CommonFlags, Config, ControlFlags, Flags, GatewayFlags},
-    node::{Node, Stop, start_log},
+    node::{Node, Reload, Stop, start_log},
     output::tell,
 };
 
@@ -29,10 +29,11 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     start_log(&config.log)?;
     server_runtime()?.block_on(async {
         let stop = Stop::new()?;
+        let reload = Reload::new(flags, config.clone())?;
         let (drain_over, data_dir) = (config.process.drain_over, config.control.data_dir.clone());
         let node = Node::start(config, dev).await.context("gimbal does not start")?;
         tell(&banner(&node, &data_dir.display().to_string()));
-        node.run(stop, drain_over).await
+        node.run(stop, reload, drain_over).await
     })?;
     Ok(ExitCode::SUCCESS)
 }

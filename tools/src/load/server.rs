@@ -28,7 +28,8 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// Where it differs from the defaults: a load is to find what the server can do, not what one client may.
 const CONFIG_FILE: &str = "config.toml";
-const CONFIG: &str = "[gateway]\nsignals_per_second = 0\n";
+const CONFIG: &str = "[gateway]\nsignals_per_second = 0\nframes_per_second = 0\n\
+    bytes_per_second = \"0B\"\nsign_ins_per_second = 0\n";
 
 /// What a child is.
 #[derive(Clone, Copy, Debug)]

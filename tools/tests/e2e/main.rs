@@ -12,6 +12,7 @@ mod measure;
 mod messages;
 mod ops;
 mod people;
+mod reload;
 mod restart;
 mod rooms;
 mod slow;
