@@ -1,6 +1,7 @@
 //! Settings of a gateway, each with its default, bounds and reason. Parsed and checked once.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -83,6 +84,8 @@ pub struct Config {
     pub push_per_second: u32,
     /// Clients over WebSocket.
     pub websocket: WebSocket,
+    /// Clients over TLS.
+    pub tls: Tls,
 }
 
 /// Clients over WebSocket. Unknown keys are refused.
@@ -97,6 +100,37 @@ pub struct WebSocket {
     /// Origins of web pages that may connect, as `https://app.example`, beside pages of the very host that they connect to;
     /// `*`: any. Default none. Programs that send no Origin may always connect: what counts is their token.
     pub origins: Vec<String>,
+}
+
+/// Clients over TLS 1.2 or 1.3: on ports of their own, once there is a certificate. Unknown keys are refused.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Certificate chain, PEM, the server's own first. Default none: no TLS. It is read again when it changes.
+    pub certificate: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub key: Option<PathBuf>,
+    /// Address for TCP. Default 0.0.0.0:8005; `""`: none.
+    #[serde(with = "address_or_empty")]
+    pub listen: Option<SocketAddr>,
+    /// Address for WebSocket, with the path and the origins of `websocket`. Default 0.0.0.0:8006; `""`: none.
+    #[serde(with = "address_or_empty")]
+    pub websocket_listen: Option<SocketAddr>,
+    /// Handshakes under way in the whole process. Default 1,024; 1 to 1,000,000. Further connections are closed at once, so that
+    /// a flood of them costs bounded memory.
+    pub handshakes_max: u32,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            certificate: None,
+            key: None,
+            listen: Some(SocketAddr::from(([0, 0, 0, 0], 8005))),
+            websocket_listen: Some(SocketAddr::from(([0, 0, 0, 0], 8006))),
+            handshakes_max: 1024,
+        }
+    }
 }
 
 impl Default for WebSocket {
@@ -161,6 +195,7 @@ impl Default for Config {
             inbox_bytes_max: ByteSize::mib(64),
             push_per_second: 100_000,
             websocket: WebSocket::default(),
+            tls: Tls::default(),
         }
     }
 }
@@ -221,7 +256,19 @@ impl Config {
         bytes("queue_bytes_max", self.queue_bytes_max, ByteSize::kib(4), ByteSize::mib(64))?;
         bytes("socket_send_bytes", self.socket_send_bytes, ByteSize::kib(4), ByteSize::mib(16))?;
         bytes("inbox_bytes_max", self.inbox_bytes_max, ByteSize::mib(1), ByteSize::gib(16))?;
+        number("tls.handshakes_max", self.tls.handshakes_max.into(), 1, 1_000_000)?;
+        self.tls.check()?;
         self.websocket.check()
+    }
+}
+
+impl Tls {
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.certificate.is_some() == self.key.is_some() {
+            return Ok(());
+        }
+        let name = if self.key.is_none() { "tls.key" } else { "tls.certificate" };
+        Err(ConfigError::text(name, "", "a file", "a file, as there is the other one"))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::link::RemoteError;
 
@@ -58,7 +59,35 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// No certificate to show.
+    #[error("no TLS: {0}. `gateway.tls` names the files")]
+    Tls(#[from] TlsError),
     /// The remote link is not configured well.
     #[error(transparent)]
     Link(#[from] RemoteError),
+}
+
+/// What is wrong with the certificate, or with TLS as such.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read, or is no PEM.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// As configured.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: rustls::pki_types::pem::Error,
+    },
+    /// PEM without a certificate in it.
+    #[error("{} holds no certificate", path.display())]
+    Empty {
+        /// As configured.
+        path: PathBuf,
+    },
+    /// The key is not that of the certificate, or of a kind that is not known.
+    #[error("certificate and key cannot be used: {0}")]
+    Setup(rustls::Error),
+    /// Nobody looks after the files.
+    #[error("no thread: {0}")]
+    Thread(io::Error),
 }

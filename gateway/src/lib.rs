@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+mod certificate;
 pub mod config;
 pub mod error;
 mod fanout;

@@ -37,6 +37,7 @@ metrics! {
     BytesIn = "received_bytes", "Bytes received from clients";
     FramesIn = "frames_received", "Whole frames received from clients";
     Upgrades = "websocket_upgrades", "Connections that became WebSockets";
+    TlsHandshakes = "tls_handshakes", "TLS handshakes completed";
     Pings = "websocket_pings_received", "WebSocket pings, each answered";
     BytesOut = "sent_bytes", "Bytes that sockets took";
     Sends = "send_operations", "Send operations given to the kernel";
@@ -63,8 +64,9 @@ metrics! {
     Rooms = "rooms", "Rooms with a member, by shard";
     RoomMembers = "room_members", "Memberships of rooms";
     PartialBytes = "partial_frame_bytes", "Memory of frames that have not fully arrived";
+    Handshaking = "tls_handshakes_under_way", "Connections whose TLS handshake is not completed";
     QueueBytes = "queue_bytes", "Bytes that wait for sockets at this moment";
-    HeldBytes = "held_bytes", "What connections hold against memory_max: queues, partial frames and 512 bytes each";
+    HeldBytes = "held_bytes", "What connections hold against memory_max: queues, partial frames, 512 bytes each and 4 KiB for TLS";
 }
 
 metrics! {
@@ -85,6 +87,8 @@ metrics! {
     MemoryTight = "shed_over_memory", "An offer of frames that may be lost while memory_max was near";
     BadProxyHeader = "proxy_header_bad", "A connection of a balancer without a PROXY header";
     SignInOverRate = "sign_in_over_rate", "A sign-in beyond the budget";
+    HandshakeOverLimit = "tls_handshake_over_limit", "A connection beyond the limit of TLS handshakes under way";
+    TlsFailed = "tls_failed", "A connection that spoke no TLS, or not such as we do";
     NoDescriptor = "accept_no_descriptor", "Accepting paused because no descriptor or memory was left";
     PeerGone = "peer_gone", "A connection that its peer ended or broke";
 }

@@ -109,6 +109,11 @@ impl SendQueue {
         self.front.is_none()
     }
 
+    /// Nothing waits behind the front buffer.
+    pub(crate) fn is_last(&self) -> bool {
+        self.rest.is_none()
+    }
+
     /// What the waiting buffers cost, in bytes.
     pub(crate) fn cost_bytes(&self) -> usize {
         self.cost_bytes as usize

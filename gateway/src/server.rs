@@ -11,6 +11,7 @@ use gimbal_codec::{GatewayId, ShardId};
 use gimbal_rpc::link::{Control, Downlink, Hello, Uplink};
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 
+use crate::certificate::{self, Configs, Files, Watch};
 use crate::config::Config;
 use crate::error::{ConfigError, StartError};
 use crate::link::{RemoteConfig, RemoteControl};
@@ -57,6 +58,7 @@ pub struct Server {
     hello: Hello,
     remote: Option<RemoteControl>,
     live: Arc<Live>,
+    _certificate: Option<Watch>,
 }
 
 /// How a drain ended.
@@ -79,6 +81,7 @@ impl Server {
         raise_limits();
         let cores = os::allowed_cores().unwrap_or_default();
         let shard_count = shard_count(config, cores.len());
+        let (tls, certificate) = certificate(config)?.unzip();
         let (listening, listeners) = listen_all(config, shard_count)?;
         let policy = Arc::new(Policy {
             path: config.websocket.path.clone(),
@@ -93,8 +96,16 @@ impl Server {
         let metrics = Metrics::new(shard_metrics.clone());
         let settings = settings(config, shard_count);
         let live = live(config, settings, shard_count);
-        let mut server =
-            Self { peers, shards: Vec::new(), metrics, listening, hello, remote, live: Arc::clone(&live) };
+        let mut server = Self {
+            peers,
+            shards: Vec::new(),
+            metrics,
+            listening,
+            hello,
+            remote,
+            live: Arc::clone(&live),
+            _certificate: certificate,
+        };
         let balancers: Arc<[_]> = config.proxy_protocol_from.clone().into();
         let parts = listeners.into_iter().zip(doorbells).zip(shard_metrics);
         let mut ready = Vec::new();
@@ -109,6 +120,8 @@ impl Server {
                 shard_count: shard_count.into(),
                 listeners,
                 policy: Arc::clone(&policy),
+                tls: tls.clone(),
+                handshakes_max: config.tls.handshakes_max.div_ceil(shard_count.into()),
                 doorbell,
                 peers: Arc::clone(&server.peers),
                 uplink: Arc::clone(&uplink),
@@ -134,6 +147,16 @@ impl Server {
     /// Where it listens for WebSocket, if it does.
     pub fn websocket_addr(&self) -> Option<SocketAddr> {
         self.address(Kind::WebSocket)
+    }
+
+    /// Where it listens for TCP in TLS, if it does.
+    pub fn tls_addr(&self) -> Option<SocketAddr> {
+        self.address(Kind::Tls)
+    }
+
+    /// Where it listens for WebSocket in TLS, if it does.
+    pub fn websocket_tls_addr(&self) -> Option<SocketAddr> {
+        self.address(Kind::WebSocketTls)
     }
 
     fn address(&self, kind: Kind) -> Option<SocketAddr> {
@@ -306,12 +329,24 @@ fn placement(config: &Config, cores: &[usize], shard: u8, shard_count: u8) -> Pl
     Placement::Fixed(cores[(spare + usize::from(shard)) % cores.len()])
 }
 
+/// TLS, when there is a certificate.
+fn certificate(config: &Config) -> Result<Option<(Configs, Watch)>, StartError> {
+    let (Some(certificate), Some(key)) = (&config.tls.certificate, &config.tls.key) else { return Ok(None) };
+    certificate::start(Files { certificate: certificate.clone(), key: key.clone() }).map(Some)
+}
+
 /// Of each kind its address.
 type Listening = Vec<(Kind, SocketAddr)>;
 
 /// For each shard one listener of each kind that is configured.
 fn listen_all(config: &Config, shard_count: u8) -> Result<(Listening, Vec<Listeners>), StartError> {
-    let kinds = [(Kind::Tcp, Some(config.listen)), (Kind::WebSocket, config.websocket.listen)];
+    let encrypted = |address: Option<SocketAddr>| address.filter(|_| config.tls.certificate.is_some());
+    let kinds = [
+        (Kind::Tcp, Some(config.listen)),
+        (Kind::WebSocket, config.websocket.listen),
+        (Kind::Tls, encrypted(config.tls.listen)),
+        (Kind::WebSocketTls, encrypted(config.tls.websocket_listen)),
+    ];
     let mut listening = Vec::new();
     let mut by_shard: Vec<Listeners> = (0..shard_count).map(|_| Vec::new()).collect();
     for (kind, address) in kinds {

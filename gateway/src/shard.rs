@@ -31,6 +31,7 @@ use gimbal_codec::{SessionKey, ShardId};
 use gimbal_rpc::link::{Up, Uplink};
 use glommio::LocalExecutor;
 
+use crate::certificate::Configs;
 use crate::fanout::Bursts;
 use crate::live::{Live, Settings};
 use crate::metrics::{Drop, Gauge, ShardMetrics, Total};
@@ -78,6 +79,10 @@ const INTEREST_PER_TURN: usize = SLICE_ITEMS;
 
 /// So many rooms with changed counts are reported before their time: nobody can make the list grow.
 const CHANGED_ROOMS_MAX: usize = 1024;
+
+/// Steps of TLS handshakes taken in one turn: some milliseconds with the slowest keys, so that a flood of them leaves the
+/// sessions their turns.
+const HANDSHAKES_PER_TURN: usize = 4;
 
 /// Deadlines handled in one turn.
 const TIMEOUTS_PER_TURN: usize = 1024;
@@ -129,6 +134,10 @@ pub(crate) struct Setup {
     pub(crate) listeners: Vec<(Kind, TcpListener)>,
     /// Whose requests for a WebSocket are granted.
     pub(crate) policy: Arc<Policy>,
+    /// For listeners that encrypt.
+    pub(crate) tls: Option<Configs>,
+    /// TLS handshakes under way on this shard, at most.
+    pub(crate) handshakes_max: u32,
     pub(crate) doorbell: Arc<Doorbell>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) uplink: Arc<dyn Uplink>,
@@ -157,6 +166,16 @@ pub(crate) struct Shard {
     memory_of_others: u64,
     /// For the session that is refused next: when its client may come back.
     retry_hint_ms: Option<u64>,
+    tls: Option<Configs>,
+    handshakes_max: u32,
+    /// Connections with TLS.
+    encrypted: u32,
+    /// Connections whose handshake is not completed.
+    handshaking: u32,
+    /// Of these, those that have received something, oldest first.
+    handshakes: VecDeque<SessionKey>,
+    /// What records carried; empty between two connections.
+    plain: Vec<u8>,
     conns: Sessions<Conn>,
     users: Users,
     rooms: Rooms,
@@ -224,6 +243,12 @@ impl Shard {
             memory: Arc::clone(&setup.live.memory),
             memory_of_others: 0,
             retry_hint_ms: None,
+            tls: setup.tls,
+            handshakes_max: setup.handshakes_max,
+            encrypted: 0,
+            handshaking: 0,
+            handshakes: VecDeque::new(),
+            plain: Vec::new(),
             conns: Sessions::new(setup.id, setup.connections_max),
             users: Users::default(),
             rooms: Rooms::default(),
@@ -279,6 +304,7 @@ impl Shard {
         self.work = 0;
         self.take_orders();
         self.take_completions();
+        self.go_on_with_handshakes();
         self.take_items();
         if std::mem::take(&mut self.is_tick) {
             self.tick();
@@ -309,6 +335,7 @@ impl Shard {
     /// Work is left that waits for nobody.
     fn is_busy(&mut self) -> bool {
         !self.dirty.is_empty()
+            || !self.handshakes.is_empty()
             || !self.inbox.is_empty()
             || self.walks.is_busy()
             || (self.rooms.has_urgent() && !self.is_link_full)
@@ -342,7 +369,8 @@ impl Shard {
 
     /// What this shard's connections hold, in bytes.
     fn held_bytes(&self) -> u64 {
-        (self.queue_bytes + self.partial_bytes) as u64 + memory::of_connections(self.conns.count())
+        let connections = memory::of_connections(self.conns.count()) + memory::of_encrypted(self.encrypted);
+        (self.queue_bytes + self.partial_bytes) as u64 + connections
     }
 
     fn memory_room(&self) -> memory::Room {
@@ -393,6 +421,7 @@ impl Shard {
         metrics.set(Gauge::Rooms, self.rooms.room_count() as u64);
         metrics.set(Gauge::RoomMembers, self.rooms.member_count().into());
         metrics.set(Gauge::PartialBytes, self.partial_bytes as u64);
+        metrics.set(Gauge::Handshaking, self.handshaking.into());
         metrics.set(Gauge::QueueBytes, self.queue_bytes as u64);
         metrics.set(Gauge::HeldBytes, self.held_bytes());
         metrics.publish(&self.counts);

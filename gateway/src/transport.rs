@@ -4,6 +4,7 @@ pub(crate) mod form;
 pub(crate) mod prefix;
 pub(crate) mod proxy;
 pub(crate) mod tcp;
+pub(crate) mod tls;
 pub(crate) mod websocket;
 
 use bytes::Bytes;
@@ -19,6 +20,10 @@ pub(crate) enum Kind {
     Tcp,
     /// HTTP, then WebSocket messages.
     WebSocket,
+    /// Frames in TLS.
+    Tls,
+    /// HTTP, then WebSocket messages, in TLS.
+    WebSocketTls,
 }
 
 /// One connection's received bytes on their way to packets.
@@ -54,8 +59,8 @@ impl Transport {
     /// For a connection just accepted.
     pub(crate) const fn new(kind: Kind) -> Self {
         match kind {
-            Kind::Tcp => Self::Tcp(Decoder::new()),
-            Kind::WebSocket => Self::WebSocket(WebSocket::new()),
+            Kind::Tcp | Kind::Tls => Self::Tcp(Decoder::new()),
+            Kind::WebSocket | Kind::WebSocketTls => Self::WebSocket(WebSocket::new()),
         }
     }
 
@@ -85,8 +90,8 @@ impl Kind {
     /// What the peer reads at first.
     pub(crate) const fn form(self) -> Form {
         match self {
-            Self::Tcp => Form::Stream,
-            Self::WebSocket => Form::Upgrade,
+            Self::Tcp | Self::Tls => Form::Stream,
+            Self::WebSocket | Self::WebSocketTls => Form::Upgrade,
         }
     }
 }

@@ -263,10 +263,16 @@ impl Config {
         if ours.listen == default.listen {
             ours.listen.set_ip(Ipv4Addr::LOCALHOST.into());
         }
-        if ours.websocket.listen == default.websocket.listen
-            && let Some(address) = &mut ours.websocket.listen
-        {
-            address.set_ip(Ipv4Addr::LOCALHOST.into());
+        for (ours, default) in [
+            (&mut ours.websocket.listen, default.websocket.listen),
+            (&mut ours.tls.listen, default.tls.listen),
+            (&mut ours.tls.websocket_listen, default.tls.websocket_listen),
+        ] {
+            if *ours == default
+                && let Some(address) = ours
+            {
+                address.set_ip(Ipv4Addr::LOCALHOST.into());
+            }
         }
     }
 

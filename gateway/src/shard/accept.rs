@@ -11,6 +11,7 @@ use crate::metrics::{Drop, Total};
 use crate::ring::AcceptEnd;
 use crate::session::Moment;
 use crate::transport::Kind;
+use crate::transport::tls::Tls;
 
 /// Accepting pauses for so long when no descriptor or memory is left.
 const ACCEPT_PAUSE_MS: u64 = 100;
@@ -89,20 +90,44 @@ impl Shard {
             accepting.listener = None;
         }
         self.metrics.add(Total::Accepted, 1);
+        let tls = match self.begin_tls(kind) {
+            Ok(tls) => tls,
+            Err(why) => {
+                self.metrics.dropped(why, 1);
+                return;
+            }
+        };
+        let is_encrypted = tls.is_some();
         let Some(from) = self.admit(&socket) else { return };
         let (now, limits) = (self.now, &self.limits);
-        let Some(key) = self.conns.insert_with(|_| Conn::new(socket, kind, now, limits)) else {
+        let Some(key) = self.conns.insert_with(|_| Conn::new(socket, kind, tls, now, limits)) else {
             self.metrics.dropped(Drop::OverLimit, 1);
             self.forget_source(from);
             return;
         };
         self.entered(key, from);
+        self.encrypted += u32::from(is_encrypted);
+        self.handshaking += u32::from(is_encrypted);
         self.arm_receive(key);
         if is_late {
             self.close(key, CloseReason::Draining);
         } else {
             self.settle(key);
         }
+    }
+
+    /// TLS for a new connection, if its kind has it.
+    fn begin_tls(&self, kind: Kind) -> Result<Option<Box<Tls>>, Drop> {
+        let config = match (&self.tls, kind) {
+            (Some(configs), Kind::Tls) => &configs.frames,
+            (Some(configs), Kind::WebSocketTls) => &configs.websocket,
+            (_, Kind::Tcp | Kind::WebSocket) => return Ok(None),
+            (None, Kind::Tls | Kind::WebSocketTls) => return Err(Drop::TlsFailed),
+        };
+        if self.handshaking >= self.handshakes_max {
+            return Err(Drop::HandshakeOverLimit);
+        }
+        Tls::new(config).map(|tls| Some(Box::new(tls))).map_err(|_| Drop::TlsFailed)
     }
 
     /// Accepting goes on whatever ended it, unless we ended it.

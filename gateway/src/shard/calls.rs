@@ -3,6 +3,7 @@
 use gimbal_codec::{Advice, CloseReason, SessionKey};
 use gimbal_rpc::link::{Signal, SignalTarget, Up};
 
+use super::conn::Conn;
 use super::memory::Room;
 use super::rooms::Interest;
 use super::{SLICE_ITEMS, Shard};
@@ -70,6 +71,9 @@ impl Shard {
                 self.act(key, action);
             }
             self.actions = actions;
+        }
+        if self.conns.get(key).is_some_and(Conn::is_closing_untold) {
+            self.end(key, true);
         }
     }
 

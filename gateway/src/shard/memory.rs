@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Counted for each connection beside its queue and its partial frame, in bytes: its slot, timer and entries of tables.
 const CONNECTION_BYTES: u64 = 512;
 
+/// Keys and state of rustls for one connection; measured at 3.8 kB.
+const ENCRYPTION_BYTES: u64 = 4096;
+
 /// Of the bound, in percent: from here on frames that may be lost are.
 const TIGHT_PERCENT: u64 = 80;
 
@@ -75,6 +78,11 @@ fn bound(max: u64) -> u64 {
         0 => available().map_or(u64::MAX, |bytes| (bytes / 2).max(MEMORY_MIN)),
         max => max,
     }
+}
+
+/// What so many connections cost that are encrypted, beside that, in bytes.
+pub(super) fn of_encrypted(count: u32) -> u64 {
+    u64::from(count) * ENCRYPTION_BYTES
 }
 
 /// What connections hold, in bytes, besides what waits for them or has come of their frames.

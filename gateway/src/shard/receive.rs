@@ -2,11 +2,12 @@
 
 use gimbal_codec::{CloseReason, SessionKey};
 
-use super::Shard;
+use super::{HANDSHAKES_PER_TURN, Shard};
 use crate::metrics::{Drop, Total};
 use crate::ring::Chunk;
 use crate::session::{Session, Turn};
 use crate::transport::form::Form;
+use crate::transport::tls::Received;
 use crate::transport::websocket::Refusal;
 use crate::transport::{Feed, Input};
 
@@ -31,6 +32,17 @@ struct Seen {
     pings: u64,
 }
 
+/// Where received bytes are.
+enum Source<'a> {
+    /// In a buffer of the ring.
+    Chunk { chunk: &'a mut Chunk, skip: usize },
+    /// Decrypted.
+    Plain(&'a mut [u8]),
+}
+
+/// The list of decrypted bytes keeps at most so much memory from one connection to the next.
+const PLAIN_BYTES_KEPT: usize = 64 * 1024;
+
 impl Shard {
     /// Gives what is in `chunk`, from byte `skip` on, to the session, until something is not welcome.
     pub(super) fn feed(&mut self, key: SessionKey, chunk: &mut Chunk, skip: usize) {
@@ -40,6 +52,78 @@ impl Shard {
         if conn.is_ending || conn.session.is_closing() {
             return;
         }
+        let Some(tls) = &mut conn.tls else { return self.give(key, Source::Chunk { chunk, skip }) };
+        let before = tls.allocated();
+        let received = if tls.is_open() {
+            tls.receive(bytes, &mut self.plain)
+        } else if tls.keep(bytes) {
+            if !std::mem::replace(&mut tls.is_queued, true) {
+                self.handshakes.push_back(key);
+            }
+            Received::More
+        } else {
+            Received::Failed
+        };
+        self.partial_bytes = self.partial_bytes + tls.allocated() - before;
+        self.take_plain(key, received);
+    }
+
+    /// Handshakes whose bytes have arrived, as many as a turn may.
+    pub(super) fn go_on_with_handshakes(&mut self) {
+        for _ in 0..HANDSHAKES_PER_TURN {
+            let Some(key) = self.handshakes.pop_front() else { return };
+            let Some(conn) = self.conns.get_mut(key) else { continue };
+            let Some(tls) = &mut conn.tls else { continue };
+            tls.is_queued = false;
+            if conn.is_ending || conn.session.is_closing() {
+                continue;
+            }
+            let before = tls.allocated();
+            let received = tls.receive(&mut [], &mut self.plain);
+            self.partial_bytes = self.partial_bytes + tls.allocated() - before;
+            if tls.is_open() {
+                self.handshaking -= 1;
+                self.metrics.add(Total::TlsHandshakes, 1);
+            }
+            self.take_plain(key, received);
+            self.settle(key);
+        }
+    }
+
+    /// Gives what was decrypted to the session, and sees to the end of what can be decrypted.
+    fn take_plain(&mut self, key: SessionKey, received: Received) {
+        if !self.plain.is_empty() {
+            let mut plain = std::mem::take(&mut self.plain);
+            self.give(key, Source::Plain(&mut plain));
+            plain.clear();
+            plain.shrink_to(PLAIN_BYTES_KEPT);
+            self.plain = plain;
+        }
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        match received {
+            Received::More => {}
+            // A peer that has said all may still read why it is closed.
+            Received::Eof if conn.session.is_closing() => conn.is_at_eof = true,
+            Received::Eof => self.gone(key, false),
+            Received::Failed => {
+                self.metrics.dropped(Drop::TlsFailed, 1);
+                self.call(key, |session, turn| {
+                    session.handle_goodbye(turn);
+                    Ok(())
+                });
+                if self.conns.get(key).is_some_and(|conn| !conn.wants_send() && !conn.is_sending) {
+                    self.end(key, false);
+                }
+            }
+        }
+    }
+
+    fn give(&mut self, key: SessionKey, source: Source<'_>) {
+        let bytes = match source {
+            Source::Chunk { chunk, skip } => &mut self.ring.bytes_mut(chunk)[skip..],
+            Source::Plain(bytes) => bytes,
+        };
+        let Some(conn) = self.conns.get_mut(key) else { return };
         let before = conn.queue.cost_bytes();
         let partial_before = conn.transport.allocated();
         let mut turn = Turn {

@@ -76,7 +76,7 @@ impl Shard {
     }
 
     /// The peer is no longer there.
-    fn gone(&mut self, key: SessionKey, reset: bool) {
+    pub(super) fn gone(&mut self, key: SessionKey, reset: bool) {
         let Some(conn) = self.conns.get_mut(key) else { return };
         if !conn.session.is_closing() {
             self.metrics.dropped(Drop::PeerGone, 1);
@@ -93,7 +93,7 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(key) else { return };
         if !conn.is_ending {
             conn.is_ending = true;
-            let is_in_flight = conn.is_receiving || conn.queue.is_in_flight();
+            let is_in_flight = conn.is_receiving || conn.is_sending;
             if let Some(socket) = &conn.socket
                 && (reset || is_in_flight)
             {
@@ -107,7 +107,7 @@ impl Shard {
         if let Some(conn) = self.conns.get_mut(key)
             && conn.is_ending
             && !conn.is_receiving
-            && !conn.queue.is_in_flight()
+            && !conn.is_sending
             && let Some(socket) = conn.socket.take()
         {
             self.ring.close(key, socket);
@@ -119,7 +119,9 @@ impl Shard {
             self.timers.cancel(key.index());
             self.left(key, conn.source, conn.is_counted);
             self.queue_bytes -= conn.queue.cost_bytes();
-            self.partial_bytes -= conn.transport.allocated();
+            self.partial_bytes -= conn.allocated();
+            self.encrypted -= u32::from(conn.tls.is_some());
+            self.handshaking -= u32::from(conn.tls.is_some_and(|tls| !tls.is_open()));
         }
     }
 
@@ -133,19 +135,23 @@ impl Shard {
                 continue;
             }
             let before = conn.queue.cost_bytes();
-            if let Some(bytes) = conn.queue.start_send(tcp::join_bytes_max(before))
-                && let Some(socket) = &conn.socket
-            {
-                self.ring.send(key, socket.as_fd(), bytes);
-            }
+            let bytes = conn.start_send();
             self.queue_bytes = self.queue_bytes + conn.queue.cost_bytes() - before;
+            match (bytes, &conn.socket) {
+                (Some(bytes), Some(socket)) => {
+                    conn.is_sending = true;
+                    self.ring.send(key, socket.as_fd(), bytes);
+                }
+                // What waits can never be encrypted.
+                _ => self.gone(key, true),
+            }
         }
     }
 
     fn sent(&mut self, key: SessionKey, result: Result<usize, i32>) {
         let Some(conn) = self.conns.get_mut(key) else { return };
         let before = conn.queue.cost_bytes();
-        conn.queue.finish_send(result.unwrap_or(0));
+        conn.finish_send(result);
         self.queue_bytes = self.queue_bytes + conn.queue.cost_bytes() - before;
         if conn.is_ending {
             self.finish_end(key);
@@ -160,10 +166,10 @@ impl Shard {
             conn.is_write_watched = false;
             conn.session.handle_write_progress(self.now, &self.limits);
         }
-        if conn.queue.is_empty() && conn.session.wants_no_drained() {
+        if conn.is_drained() && conn.session.wants_no_drained() {
             return;
         }
-        if conn.queue.is_empty() {
+        if conn.is_drained() {
             self.call(key, |session, turn| {
                 session.handle_drained(turn);
                 Ok(())

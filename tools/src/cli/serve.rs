@@ -42,11 +42,14 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
 fn banner(node: &Node, data: &str) -> String {
     let control = node.control();
     let (tcp, grpc, http) = (node.gateway().local_addr(), control.grpc_address(), control.http_address());
-    let websocket = node.gateway().websocket_addr().map_or_else(|| "off".to_owned(), |at| at.to_string());
+    let shown = |address: Option<std::net::SocketAddr>| address.map_or("off".to_owned(), |at| at.to_string());
+    let (websocket, tls) = (shown(node.gateway().websocket_addr()), shown(node.gateway().tls_addr()));
+    let websocket_tls = shown(node.gateway().websocket_tls_addr());
     let mut text = format!(
         "gimbal {} is running\n  \
            TCP   {tcp:<22} clients\n  \
            WS    {websocket:<22} clients over WebSocket\n  \
+           TLS   {tls:<22} clients over TCP in TLS; over WebSocket: {websocket_tls}\n  \
            gRPC  {grpc:<22} backends, administrators, sign-in by phone\n  \
            HTTP  {http:<22} /healthz /readyz /metrics\n  \
            data  {data}\n",

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import time
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
+CERTIFICATES = ROOT / "gateway/tests/certificates"
 BINARY = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "gimbal"
 
 
@@ -20,9 +22,9 @@ def free_port():
 
 
 class Server:
-    """`gimbal serve --dev` on free loopback ports; `tcp`, `websocket`, `grpc` and `http` are their addresses."""
+    """`gimbal serve --dev` on free loopback ports; `tcp`, `websocket`, `tls`, `websocket_tls`, `grpc` and `http` are their addresses."""
 
-    def __init__(self):
+    def __init__(self, tls_settings=""):
         self._folder = tempfile.TemporaryDirectory(prefix="gimbal-python-")
         self.tcp = ("127.0.0.1", free_port())
         self.grpc = f"127.0.0.1:{free_port()}"
@@ -30,12 +32,41 @@ class Server:
         folder = pathlib.Path(self._folder.name)
         config = folder / "gimbal.toml"
         self.websocket = ("127.0.0.1", free_port())
-        addresses = {"tcp": "%s:%d" % self.tcp, "websocket": "%s:%d" % self.websocket}
+        self.tls = ("127.0.0.1", free_port())
+        self.websocket_tls = ("127.0.0.1", free_port())
+        for name in ("pem", "key"):
+            shutil.copy(CERTIFICATES / f"one.{name}", folder / f"tls.{name}")
+        addresses = {
+            "tcp": "%s:%d" % self.tcp,
+            "websocket": "%s:%d" % self.websocket,
+            "tls": "%s:%d" % self.tls,
+            "websocket_tls": "%s:%d" % self.websocket_tls,
+            "folder": folder,
+            "tls_settings": tls_settings,
+        }
         config.write_text(CONFIG.format(**addresses, grpc=self.grpc, http=self.http))
         self._log = open(folder / "log", "w+")
-        command = [BINARY, "serve", "--dev", "--config", config, "--data", folder / "data"]
-        self._process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT)
+        self._folder_path = folder
+        self._command = [BINARY, "serve", "--dev", "--config", config, "--data", folder / "data"]
+        self.start()
+
+    def start(self):
+        """Starts it, again after `stop` on the same data and ports."""
+        self._process = subprocess.Popen(self._command, stdout=self._log, stderr=subprocess.STDOUT)
         self._wait_until_ready()
+
+    def show_certificate(self, name):
+        """Puts another certificate in place."""
+        for suffix in ("key", "pem"):
+            shutil.copy(CERTIFICATES / f"{name}.{suffix}", self._folder_path / f"tls.{suffix}")
+
+    def metric(self, series):
+        """One line of the metrics page, as `name{label="value"}`; 0 when there is none."""
+        with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=20) as page:
+            for line in page.read().decode().splitlines():
+                if line.startswith(series + " "):
+                    return float(line.split(" ")[1])
+        return 0.0
 
     def _wait_until_ready(self):
         deadline = time.monotonic() + 60
@@ -74,6 +105,13 @@ listen = "{tcp}"
 
 [gateway.websocket]
 listen = "{websocket}"
+
+[gateway.tls]
+certificate = "{folder}/tls.pem"
+key = "{folder}/tls.key"
+listen = "{tls}"
+websocket_listen = "{websocket_tls}"
+{tls_settings}
 
 [control]
 grpc_listen = "{grpc}"

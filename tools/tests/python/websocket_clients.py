@@ -1,6 +1,7 @@
-"""The client over WebSocket, by two libraries that share no code with the server or with each other."""
+"""The client over WebSocket and TLS, by libraries that share no code with the server or with each other."""
 
 import socket
+import ssl
 
 import websockets.exceptions
 import websockets.sync.client
@@ -8,6 +9,7 @@ import wsproto
 import wsproto.events as events
 
 from gimbal_client import Client, Closed, wire
+from server import CERTIFICATES
 
 
 class Websockets(Client):
@@ -32,6 +34,33 @@ class Websockets(Client):
         if not isinstance(message, bytes):
             raise AssertionError("a text message from the server")
         return wire.Packet.FromString(message)
+
+
+class WebsocketsTls(Websockets):
+    """The same in TLS."""
+
+    def _open(self, address, timeout):
+        self._timeout = timeout
+        url = "wss://localhost:%d/ws" % address[1]
+        self.socket = websockets.sync.client.connect(url, ssl=trusting(), open_timeout=timeout)
+
+
+class Tls(Client):
+    """Frames in TLS, by OpenSSL."""
+
+    context = None  # of its own, when several connections are to share one
+
+    def _open(self, address, timeout):
+        super()._open(address, timeout)
+        context = self.context or trusting()
+        self._socket = context.wrap_socket(self._socket, server_hostname="localhost")
+
+
+def trusting(name="one"):
+    """A client's side of TLS that trusts one certificate."""
+    context = ssl.create_default_context(cafile=CERTIFICATES / f"{name}.pem")
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
 
 
 class Wsproto(Client):
