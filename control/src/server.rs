@@ -151,15 +151,7 @@ impl ControlServer {
         };
         let (health, routes) = routes(services, link, checked.web.is_open()).await?;
         let grpc = tokio::spawn(serve_grpc(grpc_listener, &checked, &metrics, control_epoch, routes, &stop));
-        if let Some(tls) = checked.tls.clone() {
-            let (count, stopped) = (count_into(&metrics), raised(stop.subscribe()));
-            tokio::spawn(async move {
-                tokio::select! {
-                    () = tls.follow(count) => {}
-                    () = stopped => {}
-                }
-            });
-        }
+        follow_tls(&checked, &metrics, &stop);
 
         let extra_metrics = Arc::new(OnceLock::new());
         let pages = Pages {
@@ -337,6 +329,18 @@ fn link_limits(limits: &Limits) -> LinkLimits {
         bytes_max: usize::try_from(limits.link_bytes_max.as_u64()).unwrap_or(usize::MAX),
         lease: limits.gateway_lease,
     }
+}
+
+/// Reads the files of TLS again when they change, until the stop.
+fn follow_tls(checked: &Checked, metrics: &Arc<Metrics>, stop: &watch::Sender<bool>) {
+    let Some(tls) = checked.tls.clone() else { return };
+    let (count, stopped) = (count_into(metrics), raised(stop.subscribe()));
+    tokio::spawn(async move {
+        tokio::select! {
+            () = tls.follow(count) => {}
+            () = stopped => {}
+        }
+    });
 }
 
 /// Refusals of a listener, among what is dropped.
