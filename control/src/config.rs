@@ -1,10 +1,12 @@
 //! Configuration of the control plane: parsed once, checked once.
 
+mod keys;
+
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     net::{Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -16,17 +18,16 @@ use tonic::codegen::http::HeaderValue;
 
 pub use crate::front::tls::{TlsError, TlsFiles};
 use crate::{
-    credential::{KeyHash, Keys, Role},
+    api_key::{Keys, Role},
     front,
     layer::Web,
 };
+pub use keys::{Api, ApiKey, Secret};
 
 /// The key that stands for every missing one with `--dev`, and that nothing else starts with.
 pub const DEV_KEY: &str = "dev";
 /// Shortest key outside of `--dev`: 16 hexadecimal digits are 64 random bits.
 pub const KEY_CHARS_MIN: usize = 16;
-/// A longer key file is a mistake: some other file.
-const KEY_FILE_BYTES_MAX: u64 = 4096;
 
 /// The `[control]` table. Durations and sizes carry units ("90days", "64MiB"); unknown keys are refused.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -42,9 +43,11 @@ pub struct Config {
     /// Life of a device token from its sign-in or registration. Default 90 days, as in gim; 1 minute to 10 years.
     #[serde(with = "humantime_serde")]
     pub token_lifetime: Duration,
-    /// File whose first line is the key of backends (Accounts, pushes, Rooms). Needed outside of `--dev`.
+    /// File whose first line is the key of backends (Accounts, pushes, Rooms). Needed outside of `--dev`, unless a key of
+    /// `api` has one of its scopes.
     pub backend_key_file: Option<PathBuf>,
-    /// File whose first line is the key of administrators (Admin). Needed outside of `--dev`.
+    /// File whose first line is the key of administrators (Admin). Needed outside of `--dev`, unless a key of `api` has one
+    /// of its scopes.
     pub admin_key_file: Option<PathBuf>,
     /// File whose first line is the key of remote gateways. Absent outside of `--dev`: no remote gateway may link.
     pub link_key_file: Option<PathBuf>,
@@ -56,6 +59,9 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     /// TLS of both listeners.
     pub tls: Tls,
+    /// Keys by name, each with its scopes.
+    #[serde(skip_serializing_if = "Api::is_empty")]
+    pub api: Api,
     /// Bounds.
     pub limits: Limits,
     /// The store's memory.
@@ -185,6 +191,7 @@ impl Default for Config {
             code_issuer: None,
             cors_origins: Vec::new(),
             tls: Tls::default(),
+            api: Api::default(),
             limits: Limits::default(),
             store: StoreConfig::default(),
         }
@@ -266,6 +273,14 @@ pub enum ConfigError {
         /// Why.
         why: &'static str,
     },
+    /// A key of `api.keys` that could not be used, or not told from another.
+    #[error("control.api.keys: {name} {why}")]
+    ApiKey {
+        /// Its name, or those of two.
+        name: String,
+        /// Why.
+        why: &'static str,
+    },
 }
 
 /// A configuration that was checked, with its secrets read.
@@ -273,7 +288,7 @@ pub enum ConfigError {
 pub struct Checked {
     /// As given.
     pub config: Config,
-    /// Hashes of the keys.
+    /// Names, hashes and scopes of the keys.
     pub keys: Keys,
     /// `--dev`: any code signs in, missing keys are [`DEV_KEY`].
     pub dev: bool,
@@ -297,14 +312,7 @@ impl Config {
         let tls = tls.transpose().map_err(|cause| ConfigError::Tls { cause })?;
         let web = self.web()?;
         let mut warnings = Vec::new();
-        let backend = read_key("backend_key_file", self.backend_key_file.as_deref(), dev, &mut warnings)?;
-        let admin = read_key("admin_key_file", self.admin_key_file.as_deref(), dev, &mut warnings)?;
-        let link = read_key("link_key_file", self.link_key_file.as_deref(), dev, &mut warnings)?;
-        let keys = Keys {
-            backend: backend.ok_or(ConfigError::KeyMissing { key: "backend_key_file" })?,
-            admin: admin.ok_or(ConfigError::KeyMissing { key: "admin_key_file" })?,
-            link,
-        };
+        let keys = keys::read(&self, dev, &mut warnings)?;
         if dev {
             warnings.insert(0, "--dev: ANY verification code signs in as ANY phone number. Never use it on a reachable host.".into());
             if !self.grpc_listen.ip().is_loopback() {
@@ -426,67 +434,22 @@ fn within(size: ByteSize, min_mib: u64, max_mib: u64) -> bool {
     (ByteSize::mib(min_mib)..=ByteSize::mib(max_mib)).contains(&size)
 }
 
-/// `Ok(None)`: no file is named, and `dev` does not stand in for it.
-fn read_key(
-    key: &'static str,
-    path: Option<&Path>,
-    dev: bool,
-    warnings: &mut Vec<String>,
-) -> Result<Option<KeyHash>, ConfigError> {
-    let Some(path) = path else {
-        if dev {
-            warnings.push(format!("--dev: {key} is not set; the key is {DEV_KEY:?}"));
-        }
-        return Ok(dev.then(|| KeyHash::of(DEV_KEY)));
-    };
-    let unreadable = |cause| ConfigError::KeyUnreadable { key, path: path.into(), cause };
-    let size = fs::metadata(path).map_err(unreadable)?.len();
-    if size > KEY_FILE_BYTES_MAX {
-        return Err(ConfigError::KeyWeak {
-            key,
-            path: path.into(),
-            why: "longer than 4,096 bytes: is this the right file?",
-        });
-    }
-    let text = fs::read_to_string(path).map_err(unreadable)?;
-    let secret = text.lines().next().unwrap_or_default().trim();
-    let why = if secret.is_empty() {
-        Some("empty")
-    } else if !dev && secret == DEV_KEY {
-        Some("the development key")
-    } else if !dev && secret.chars().count() < KEY_CHARS_MIN {
-        Some("shorter than 16 characters")
-    } else if !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
-        Some("not made of visible ASCII characters alone, and could not travel in a header")
-    } else {
-        None
-    };
-    match why {
-        Some(why) => Err(ConfigError::KeyWeak { key, path: path.into(), why }),
-        None => {
-            warn_if_readable(key, path, warnings);
-            Ok(Some(KeyHash::of(secret)))
-        }
-    }
-}
-
-fn warn_if_readable(key: &str, path: &Path, warnings: &mut Vec<String>) {
-    use std::os::unix::fs::PermissionsExt as _;
-    if fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o007 != 0) {
-        warnings.push(format!("{key}: {path:?} is open to every user of this machine (chmod 600)"));
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
 
+    use super::*;
+    use crate::api_key::Scope;
+
+    /// Backends' key, and another one for administrators.
     fn with_key(text: &str) -> (tempfile::TempDir, Config) {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("key");
-        fs::write(&path, text).unwrap();
-        let config =
-            Config { backend_key_file: Some(path.clone()), admin_key_file: Some(path), ..Config::default() };
+        let [backend, admin] = [("backend", text), ("admin", "an-administrators-key")].map(|(name, text)| {
+            let path = dir.path().join(name);
+            fs::write(&path, text).unwrap();
+            Some(path)
+        });
+        let config = Config { backend_key_file: backend, admin_key_file: admin, ..Config::default() };
         (dir, config)
     }
 
@@ -514,9 +477,12 @@ mod tests {
         }
         let (_dir, config) = with_key("0123456789abcdef\n");
         let checked = config.check(false).unwrap();
-        assert!(checked.keys.link.is_none(), "no link key: no remote gateway");
+        assert!(!checked.keys.serve(Scope::Link), "no link key: no remote gateway");
         let (_dir, config) = with_key("dev\n");
         assert!(config.check(true).is_ok());
+        let (_dir, config) = with_key("an-administrators-key");
+        let refused = config.check(false).err().unwrap().to_string();
+        assert!(refused.contains("backend and admin are the same key"), "{refused}");
     }
 
     #[test]

@@ -19,6 +19,12 @@ pub enum RequestError {
     /// A valid credential of the wrong kind.
     #[error("this credential may not call this method")]
     PermissionDenied,
+    /// A valid key without the scope of the method.
+    #[error("this key has no scope {scope:?}")]
+    NoScope {
+        /// Name of the scope.
+        scope: &'static str,
+    },
     /// A field breaks its rule.
     #[error("{field} {rule}")]
     BadRequest {
@@ -79,7 +85,7 @@ impl RequestError {
         match self {
             Self::NotSignedIn => "not_signed_in",
             Self::BadCode => "bad_code",
-            Self::PermissionDenied => "permission_denied",
+            Self::PermissionDenied | Self::NoScope { .. } => "permission_denied",
             Self::BadRequest { .. } => "bad_request",
             Self::DeviceNotFound => "device_not_found",
             Self::UserNotFound => "user_not_found",
@@ -106,7 +112,7 @@ impl RequestError {
     /// Reply code on the long connection.
     pub const fn code(self) -> i32 {
         match self {
-            Self::NotSignedIn | Self::PermissionDenied => code::NOT_SIGNED_IN,
+            Self::NotSignedIn | Self::PermissionDenied | Self::NoScope { .. } => code::NOT_SIGNED_IN,
             Self::BadCode | Self::BadRequest { .. } => code::BAD_REQUEST,
             Self::DeviceNotFound => code::DEVICE_NOT_FOUND,
             Self::UserNotFound => code::USER_NOT_FOUND,
@@ -128,7 +134,7 @@ impl RequestError {
     const fn status_code(self) -> Code {
         match self {
             Self::NotSignedIn => Code::Unauthenticated,
-            Self::PermissionDenied => Code::PermissionDenied,
+            Self::PermissionDenied | Self::NoScope { .. } => Code::PermissionDenied,
             Self::BadCode | Self::BadRequest { .. } | Self::ContentTooLarge => Code::InvalidArgument,
             Self::DeviceNotFound | Self::UserNotFound => Code::NotFound,
             Self::TooOld | Self::Stale => Code::FailedPrecondition,

@@ -28,7 +28,7 @@ use tracing::Instrument as _;
 
 use crate::{
     clock,
-    credential::CERTIFIED,
+    api_key::CERTIFIED,
     error::RequestError,
     front::Peer,
     metrics::{CallLabels, MethodLabels, Metrics},
@@ -159,7 +159,9 @@ where
         }
         let method = method_of(request.uri().path());
         let request_id = shared.request_id(&request);
-        let span = tracing::debug_span!("call", method, request_id = request_id.to_str().unwrap_or_default());
+        let request_text = request_id.to_str().unwrap_or_default();
+        let key = tracing::field::Empty;
+        let span = tracing::debug_span!("call", method, request_id = request_text, key);
         let started = clock::now();
         let admitted = shared.admit(method, &request);
         let mut watched = Watched(peer);

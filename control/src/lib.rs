@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod account;
+pub mod api_key;
 mod clock;
 pub mod code;
 pub mod command;

@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataValue};
 
 use crate::{
-    credential::{Keys, Role},
+    api_key::{Keys, Scope},
     layer::Caught,
     metrics::Metrics,
     plane::{LinkHandle, Place, Plane},
@@ -68,7 +68,7 @@ impl Link for LinkService {
         &self,
         request: Request<Streaming<pb::UpBatch>>,
     ) -> Result<Response<Self::OpenStream>, Status> {
-        self.keys.check(Role::Gateway, request.metadata())?;
+        tracing::Span::current().record("key", self.keys.check(Scope::Link, request.metadata())?);
         let mut incoming = request.into_inner();
         let first = timeout(HELLO_DEADLINE, incoming.message())
             .await

@@ -70,6 +70,8 @@ pub(crate) enum Value {
     Gauge(i64),
     /// Counters by reason.
     Reasons(Vec<(&'static str, u64)>),
+    /// Counters by labels of their own.
+    Labelled(Vec<(Vec<(&'static str, String)>, u64)>),
 }
 
 type Source = Arc<dyn Fn() -> Vec<Sample> + Send + Sync>;
@@ -155,6 +157,13 @@ impl Collector for External {
                     let mut family = encoder.encode_descriptor(name, help, None, kind)?;
                     for (reason, value) in reasons {
                         let labels = ReasonLabels { reason };
+                        ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+                    }
+                }
+                Value::Labelled(counters) => {
+                    let kind = ConstCounter::new(0_u64).metric_type();
+                    let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+                    for (labels, value) in counters {
                         ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
                     }
                 }

@@ -24,6 +24,7 @@ use tonic_web::GrpcWebLayer;
 use tower_layer::Layer as _;
 
 use crate::{
+    api_key::{Keys, Scope},
     clock,
     code::Codes,
     command::{CONTENT_BYTES_MAX, PUSH_USERS_MAX},
@@ -132,11 +133,11 @@ impl ControlServer {
         let codes = Arc::new(Codes::open(&checked).map_err(StartError::CodeIssuer)?);
         let store = open_store(&checked).await?;
         let control_epoch = store.control_epoch();
-        let (plane, metrics) = plane(Arc::clone(&store), &config.limits)?;
+        let (plane, metrics) = plane(Arc::clone(&store), &config.limits, checked.keys.clone())?;
         let stop = watch::Sender::new(false);
         let services = Services {
             plane: Arc::clone(&plane),
-            keys: checked.keys,
+            keys: checked.keys.clone(),
             codes,
             token_lifetime: config.token_lifetime,
             stop: stop.subscribe(),
@@ -266,7 +267,11 @@ async fn open_store(checked: &Checked) -> Result<Arc<dyn Store>, StartError> {
     Ok(Arc::new(opening.await.expect("opening a store does not panic")?))
 }
 
-fn plane(store: Arc<dyn Store>, limits: &Limits) -> Result<(Arc<Plane>, Arc<Metrics>), StartError> {
+fn plane(
+    store: Arc<dyn Store>,
+    limits: &Limits,
+    keys: Keys,
+) -> Result<(Arc<Plane>, Arc<Metrics>), StartError> {
     let log = Box::new(EmbeddedLog::new(Arc::clone(&store)));
     let readers = Readers::start(&store, limits.reads_max).map_err(StartError::Thread)?;
     let rooms = Arc::new(Rooms::new(store.control_epoch(), limits.rooms_max));
@@ -275,6 +280,7 @@ fn plane(store: Arc<dyn Store>, limits: &Limits) -> Result<(Arc<Plane>, Arc<Metr
     let mut metrics = Metrics::new();
     let (of_writer, of_readers, of_rooms) = (writer.clone(), readers.clone(), Arc::clone(&rooms));
     metrics.read_from(Arc::new(move || samples(&of_writer, &of_readers, &of_rooms)));
+    metrics.read_from(Arc::new(move || vec![key_calls(&keys)]));
     let metrics = Arc::new(metrics);
     let content_bytes_max = usize::try_from(limits.content_bytes_max.as_u64()).unwrap_or(usize::MAX);
     let plane = Plane::new(writer, readers, rooms, Arc::clone(&metrics), content_bytes_max);
@@ -321,6 +327,14 @@ fn samples(writer: &Writer, readers: &Readers, rooms: &Rooms) -> Vec<Sample> {
         gauge("reader_queue", "Reads that wait for a reader thread", readers.queued() as u64),
         gauge("store_healthy", "1 until a commit fails", u64::from(writer.is_healthy())),
     ]
+}
+
+fn key_calls(keys: &Keys) -> Sample {
+    let labelled = |(name, outcome, count): (String, _, _)| {
+        (vec![("key", name), ("outcome", String::from(outcome))], count)
+    };
+    let value = Value::Labelled(keys.counts().into_iter().map(labelled).collect());
+    Sample { name: "api_calls", help: "Calls with a key, by its name and outcome", value }
 }
 
 fn link_limits(limits: &Limits) -> LinkLimits {
@@ -423,7 +437,7 @@ async fn routes(
         .add_service(reflection().build_v1()?.max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(reflection().build_v1alpha()?.max_decoding_message_size(REQUEST_BYTES_MAX));
     // A server without a link key refuses every gateway, so the service need not be there.
-    if link.keys.link.is_some() {
+    if link.keys.serve(Scope::Link) {
         let link = LinkServer::new(link)
             .max_decoding_message_size(link_server::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(link_server::MESSAGE_BYTES_MAX);

@@ -13,10 +13,11 @@ use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 
 use crate::{
+    api_key::{Keys, Scope},
     clock,
     code::Codes,
     command::{Command, Proof, Reply, Sender},
-    credential::{DeviceCredential, Keys, Role},
+    credential::DeviceCredential,
     error::RequestError,
     plane::Plane,
     sign_in,
@@ -35,9 +36,11 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// A backend, an administrator or a gateway by its key.
-    fn role(&self, role: Role, metadata: &MetadataMap) -> Result<(), RequestError> {
-        self.keys.check(role, metadata)
+    /// A backend or an administrator by its key, whose name the call's span then carries.
+    fn may(&self, scope: Scope, metadata: &MetadataMap) -> Result<(), RequestError> {
+        let name = self.keys.check(scope, metadata)?;
+        tracing::Span::current().record("key", name);
+        Ok(())
     }
 
     /// A device as it calls itself; whoever acts for it checks the token.

@@ -20,7 +20,7 @@ use tokio::{net::TcpStream, sync::Semaphore};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::Count;
-use crate::credential::Role;
+use crate::api_key::Role;
 
 /// How often the files are looked at.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);

@@ -8,13 +8,14 @@ use tonic::{Request, Response, Status};
 
 use super::{Services, bad, mismatch};
 use crate::{
+    api_key::{self, Scope},
     clock,
     code::LIFETIME,
     command::{
         Command, DEVICE_TEXT_BYTES_MAX, DeviceInfo, IdempotencyKey, NewToken, PHONE_BYTES_MAX, Registered,
         Reply,
     },
-    credential::{self, Role},
+    credential,
     error::RequestError,
     front::Peer,
 };
@@ -63,7 +64,7 @@ impl Accounts for Services {
         &self,
         request: Request<v1::RegisterDeviceRequest>,
     ) -> Result<Response<v1::RegisterDeviceReply>, Status> {
-        self.role(Role::Backend, request.metadata())?;
+        self.may(Scope::Accounts, request.metadata())?;
         let v1::RegisterDeviceRequest { user_id, device, idempotency_key } = request.into_inner();
         let (text, token) = self.new_token()?;
         let command = Command::RegisterDevice {
@@ -88,9 +89,9 @@ impl Accounts for Services {
     ) -> Result<Response<v1::RevokeTokenReply>, Status> {
         let named =
             |body: &v1::RevokeTokenRequest| (UserId::new(body.user_id), DeviceId::new(body.device_id));
-        let by_backend = credential::has_bearer(request.metadata());
+        let by_backend = api_key::has_bearer(request.metadata());
         if by_backend {
-            self.role(Role::Backend, request.metadata())?;
+            self.may(Scope::Accounts, request.metadata())?;
         } else if self.read(request.metadata(), |_, user, device| Ok((user, device))).await?
             != named(request.get_ref())
         {

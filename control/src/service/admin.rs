@@ -6,8 +6,8 @@ use tonic::{Request, Response, Status};
 
 use super::{Services, bad, mismatch};
 use crate::{
+    api_key::Scope,
     command::{Command, Reply, SESSIONS_PAGE_MAX, SessionInfo},
-    credential::Role,
     error::RequestError,
 };
 
@@ -19,7 +19,7 @@ impl Admin for Services {
         &self,
         request: Request<v1::ListSessionsRequest>,
     ) -> Result<Response<v1::ListSessionsReply>, Status> {
-        self.role(Role::Admin, request.metadata())?;
+        self.may(Scope::AdminRead, request.metadata())?;
         let v1::ListSessionsRequest { user_id, page_size, page_token } = request.into_inner();
         let list = Command::ListSessions {
             user: (user_id != 0).then(|| UserId::new(user_id)),
@@ -36,7 +36,7 @@ impl Admin for Services {
     }
 
     async fn kick(&self, request: Request<v1::KickRequest>) -> Result<Response<v1::KickReply>, Status> {
-        self.role(Role::Admin, request.metadata())?;
+        self.may(Scope::Admin, request.metadata())?;
         let v1::KickRequest { user_id, device_id } = request.into_inner();
         if user_id == 0 {
             return Err(bad("user_id", "must be set").into());
@@ -49,7 +49,7 @@ impl Admin for Services {
     }
 
     async fn stats(&self, request: Request<v1::StatsRequest>) -> Result<Response<v1::StatsReply>, Status> {
-        self.role(Role::Admin, request.metadata())?;
+        self.may(Scope::AdminRead, request.metadata())?;
         match self.call(Command::Stats).await? {
             Reply::Stats(stats) => Ok(Response::new(v1::StatsReply {
                 sessions: stats.sessions,

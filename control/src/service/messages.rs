@@ -11,9 +11,9 @@ use tonic::{Request, Response, Status};
 
 use super::{Services, bad, mismatch};
 use crate::{
+    api_key::Scope,
     clock,
     command::{Command, IdempotencyKey, PUSH_USERS_MAX, Pushed, Reply},
-    credential::Role,
     error::RequestError,
     store::Store,
 };
@@ -52,7 +52,7 @@ impl Messages for Services {
         &self,
         request: Request<v1::PushToUsersRequest>,
     ) -> Result<Response<v1::PushToUsersReply>, Status> {
-        self.role(Role::Backend, request.metadata())?;
+        self.may(Scope::Messages, request.metadata())?;
         let v1::PushToUsersRequest { user_ids, command, content, transient, idempotency_key } =
             request.into_inner();
         if !(1..=PUSH_USERS_MAX).contains(&user_ids.len()) {
@@ -76,7 +76,7 @@ impl Messages for Services {
         &self,
         request: Request<v1::PushToAllRequest>,
     ) -> Result<Response<v1::PushToAllReply>, Status> {
-        self.role(Role::Backend, request.metadata())?;
+        self.may(Scope::Messages, request.metadata())?;
         let v1::PushToAllRequest { command, content, per_second } = request.into_inner();
         self.plane.check_content(&content)?;
         let gateways = self.plane.push_all(command, &content, clock::now_ms(), per_second);

@@ -9,7 +9,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Services, bad};
-use crate::{clock, credential::Role, error::RequestError, room::Publish, server::raised};
+use crate::{api_key::Scope, clock, error::RequestError, room::Publish, server::raised};
 
 /// Rooms of one count.
 const COUNT_ROOMS_MAX: usize = 1000;
@@ -40,7 +40,7 @@ impl Rooms for Services {
         &self,
         request: Request<v1::PublishRequest>,
     ) -> Result<Response<v1::PublishReply>, Status> {
-        self.role(Role::Backend, request.metadata())?;
+        self.may(Scope::Rooms, request.metadata())?;
         Ok(Response::new(self.publish_one(request.into_inner())?))
     }
 
@@ -49,7 +49,7 @@ impl Rooms for Services {
         &self,
         request: Request<Streaming<v1::PublishRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        self.role(Role::Backend, request.metadata())?;
+        self.may(Scope::Rooms, request.metadata())?;
         let services = self.clone();
         let stopped = raised(self.stop.clone());
         let replies =
@@ -58,7 +58,7 @@ impl Rooms for Services {
     }
 
     async fn count(&self, request: Request<v1::CountRequest>) -> Result<Response<v1::CountReply>, Status> {
-        self.role(Role::Backend, request.metadata())?;
+        self.may(Scope::Rooms, request.metadata())?;
         let room_ids = request.into_inner().room_ids;
         if !(1..=COUNT_ROOMS_MAX).contains(&room_ids.len()) {
             return Err(bad("room_ids", "must be 1 to 1,000 rooms").into());

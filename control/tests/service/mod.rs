@@ -4,6 +4,7 @@
 
 mod calls;
 mod hostile;
+mod keys;
 mod link;
 mod pages;
 mod raw;

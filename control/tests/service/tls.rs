@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
-use gimbal_control::{Config, ControlServer, config::Tls, credential::Role};
+use gimbal_control::{Config, ControlServer, api_key::Role, config::Tls};
 use gimbal_rpc::v1::{self, admin_client::AdminClient, rooms_client::RoomsClient};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tokio::{
