@@ -67,6 +67,8 @@ reasons! {
     TokenRevoked = 4202, "token_revoked";
     /// An administrator ended the session.
     Kicked = 4203, "kicked";
+    /// The token with which the session signed in is over.
+    TokenExpired = 4204, "token_expired";
     /// A frame is longer than the limit of the session's state.
     FrameTooLarge = 4300, "frame_too_large";
     /// A length prefix is not a canonical varint of at most five bytes.

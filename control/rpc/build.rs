@@ -10,5 +10,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
     tonic_prost_build::configure().bytes(".").compile_fds(files)?;
+    // Called, never served: reflection does not list it.
+    let gim = protox::compile(["gim.proto"], ["proto"])?;
+    tonic_prost_build::configure().compile_fds(gim)?;
     Ok(())
 }

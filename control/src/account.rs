@@ -121,9 +121,10 @@ impl Batch<'_> {
             }
         }
         let record = self.token(user, device)?.ok_or(RequestError::DeviceNotFound)?;
-        let revoked = record.token.is_some();
+        let revoked = record.token.is_some() || record.vouched;
         if revoked {
-            let value = TokenRecord { token: None, ..record }.to_bytes();
+            let (since, not_before_ms) = (self.next_attach, self.now_ms);
+            let value = TokenRecord { since, token: None, not_before_ms, ..record }.to_bytes();
             self.overlay.put(Table::Device, &OfDevice::Token.key(user, device), value);
         }
         if let Some((wanted, plan)) = plan {
@@ -179,11 +180,11 @@ impl Batch<'_> {
             }
         };
         let mut effect = Effect::None;
-        let (mut generation, mut created_at_ms) = (1, self.now_ms);
+        let (mut before, mut created_at_ms) = (TokenRecord::NONE, self.now_ms);
         match place {
             Place::New(device) => self.take_id(Meta::NextDevice, device.get()),
             Place::Kept(device, record, at_ms) => {
-                (generation, created_at_ms) = (record.generation + 1, *at_ms);
+                (before, created_at_ms) = (*record, *at_ms);
                 effect = Effect::Kick { user, device: *device, reason: CloseReason::TokenRevoked };
             }
             Place::Moved(device, from) => {
@@ -197,8 +198,7 @@ impl Batch<'_> {
         self.overlay.put(Table::Device, &OfDevice::Record.key(user, device), record.to_bytes());
         // A new device never had a session.
         let since = if matches!(place, Place::New(_)) { Attach::default() } else { self.next_attach };
-        let token = TokenRecord { generation, since, token: Some(token) };
-        self.overlay.put(Table::Device, &OfDevice::Token.key(user, device), token.to_bytes());
+        self.put_token(user, device, TokenRecord { since, ..before }, token);
         if !matches!(place, Place::Kept(..)) {
             self.overlay.put(Table::Device, &key::device_owner(device), Owner { user }.to_bytes());
         }
@@ -211,11 +211,16 @@ impl Batch<'_> {
         let Registered { user, device, .. } = registered;
         // Moved to another user since: the first answer is no longer true.
         let record = self.token(user, device)?.ok_or(RequestError::Conflict)?;
-        let (generation, since) = (record.generation + 1, self.next_attach);
-        let record = TokenRecord { generation, since, token: Some(token) };
-        self.overlay.put(Table::Device, &OfDevice::Token.key(user, device), record.to_bytes());
+        self.put_token(user, device, TokenRecord { since: self.next_attach, ..record }, token);
         let effect = Effect::Kick { user, device, reason: CloseReason::TokenRevoked };
         Ok(Output { result: Ok(Reply::Registered(registered)), effect })
+    }
+
+    /// The next token after those of `before`.
+    fn put_token(&mut self, user: UserId, device: DeviceId, before: TokenRecord, token: NewToken) {
+        let (generation, issued_at_ms) = (before.generation + 1, self.now_ms);
+        let record = TokenRecord { generation, issued_at_ms, token: Some(token), ..before };
+        self.overlay.put(Table::Device, &OfDevice::Token.key(user, device), record.to_bytes());
     }
 
     fn make_user(&mut self, user: UserId, phone: &str) {

@@ -208,36 +208,45 @@ impl Keys {
     /// [`RequestError::NotSignedIn`] without a key or with one that nobody has;
     /// [`RequestError::NoScope`] with a key or a certificate that may not do this.
     pub fn check(&self, scope: Scope, metadata: &MetadataMap) -> Result<&str, RequestError> {
+        self.check_any(&[scope], metadata)
+    }
+
+    /// As [`Self::check`], for what several scopes open: each by itself.
+    ///
+    /// # Errors
+    /// As there; the first scope is named.
+    pub fn check_any(&self, any: &[Scope], metadata: &MetadataMap) -> Result<&str, RequestError> {
         if let Some(role) = Role::certified(metadata) {
-            if role.scopes().has(scope) {
+            if any.iter().any(|&scope| role.scopes().has(scope)) {
                 return Ok(role.name());
             }
             if bearer(metadata).is_none() {
-                return Err(RequestError::NoScope { scope: scope.name() });
+                return Err(RequestError::NoScope { scope: any[0].name() });
             }
         }
-        let found = bearer(metadata).and_then(|shown| self.find(scope, shown));
+        let scopes = any.iter().fold(Scopes::default(), |all, scope| all.with(Scopes(1 << *scope as u8)));
+        let found = bearer(metadata).and_then(|shown| self.find(scopes, shown));
         let Some(entry) = found else {
             self.shared.unknown.fetch_add(1, Ordering::Relaxed);
             return Err(RequestError::NotSignedIn);
         };
-        if entry.key.scopes.has(scope) {
+        if entry.key.scopes.meets(scopes) {
             entry.allowed.fetch_add(1, Ordering::Relaxed);
             Ok(&entry.key.name)
         } else {
             entry.denied.fetch_add(1, Ordering::Relaxed);
-            Err(RequestError::NoScope { scope: scope.name() })
+            Err(RequestError::NoScope { scope: any.first().map_or("", |scope| scope.name()) })
         }
     }
 
     /// All are compared, as hashes and each in constant time, so that time tells nothing about which one came close. Of
     /// equal ones, as there may be with `--dev`, one with the scope.
-    fn find(&self, scope: Scope, shown: &str) -> Option<&Entry> {
+    fn find(&self, scopes: Scopes, shown: &str) -> Option<&Entry> {
         let shown = KeyHash::of(shown);
         let mut found: Option<&Entry> = None;
         for entry in &self.shared.entries {
             let is_shown = entry.key.hash.same(&shown);
-            if is_shown && found.is_none_or(|found| !found.key.scopes.has(scope)) {
+            if is_shown && found.is_none_or(|found| !found.key.scopes.meets(scopes)) {
                 found = Some(entry);
             }
         }
@@ -301,12 +310,16 @@ mod tests {
             assert_eq!(check(Scope::Messages, wrong), Err(RequestError::NotSignedIn), "{wrong:?}");
         }
         assert_eq!(keys.check(Scope::Messages, &MetadataMap::new()), Err(RequestError::NotSignedIn));
+        let both = [Scope::Rooms, Scope::Admin];
+        assert_eq!(keys.check_any(&both, &shown("Bearer r")), Ok("root"));
+        let looks = keys.check_any(&both, &shown("Bearer w"));
+        assert_eq!(looks, Err(RequestError::NoScope { scope: "rooms" }), "to look is not to do");
         let count = |name: &str, outcome: &str| {
             let found = keys.counts().into_iter().find(|count| count.0 == name && count.1 == outcome);
             found.unwrap().2
         };
         assert_eq!((count("orders", "allowed"), count("orders", "no_scope")), (1, 1));
-        assert_eq!((count("root", "allowed"), count("unknown", "refused")), (1, 8));
+        assert_eq!((count("root", "allowed"), count("unknown", "refused")), (2, 8));
     }
 
     #[test]

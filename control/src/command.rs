@@ -13,6 +13,7 @@ use gimbal_rpc::link::{Downlink, Hello, SendResult, Tag};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
+use crate::auth::Subject;
 use crate::error::RequestError;
 
 /// Most users of one push: it is executed within one batch.
@@ -104,6 +105,23 @@ pub struct NewToken {
     pub expires_at_ms: i64,
 }
 
+/// What an issuer or a service that is believed says of a caller.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Vouched {
+    /// Who it is.
+    pub subject: Subject,
+    /// Who the caller says it is; none: it does not say. Must be the same.
+    pub claimed: UserId,
+    /// Which device; none is refused.
+    pub device: DeviceId,
+    /// Whether the device was vouched for too, and is not the caller's own word.
+    pub is_device_vouched: bool,
+    /// When that was said, Unix milliseconds; 0: not known, and older than any revocation.
+    pub issued_at_ms: i64,
+    /// Until when it counts, Unix milliseconds; `i64::MAX`: for ever.
+    pub expires_at_ms: i64,
+}
+
 /// One link connection of a gateway, numbered by the link server, never reused within one life of control.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Lane(pub u32);
@@ -126,6 +144,8 @@ pub enum Proof {
     Session(SessionRef),
     /// Over gRPC: hash of the token that was shown; the executor compares it.
     Token(TokenHash),
+    /// Over gRPC: [`Command::Admit`] has let it in just before.
+    Admitted,
 }
 
 /// Who calls.
@@ -144,7 +164,7 @@ impl Sender {
     pub const fn session(self) -> Option<SessionRef> {
         match self.proof {
             Proof::Session(session) => Some(session),
-            Proof::Token(_) => None,
+            Proof::Token(_) | Proof::Admitted => None,
         }
     }
 }
@@ -186,6 +206,21 @@ pub enum Command {
         device: DeviceId,
         /// A repeated call returns the first answer.
         idempotency: Option<IdempotencyKey>,
+    },
+    /// Ends all tokens of a user that were issued before a time, and the sessions that began with them.
+    /// -> [`Reply::RevokedBefore`].
+    RevokeTokens {
+        /// User.
+        user: UserId,
+        /// Unix milliseconds, not in the future; 0: now. An earlier time than that of another call changes nothing.
+        before_ms: i64,
+        /// A repeated call returns the first answer.
+        idempotency: Option<IdempotencyKey>,
+    },
+    /// A caller over gRPC that is vouched for: it and its device are made at first sight. -> [`Reply::Admitted`].
+    Admit {
+        /// What was said of it.
+        vouched: Box<Vouched>,
     },
     /// One user to another. -> [`Reply::Sent`], or `Down::SendDone` for a session.
     Send {
@@ -242,6 +277,17 @@ pub enum Command {
         device: DeviceId,
         /// Hash of what was shown.
         token: TokenHash,
+        /// Address, for operators.
+        peer: String,
+    },
+    /// As [`Self::Attach`], for a caller that is vouched for: it and its device are made at first sight.
+    AttachVouched {
+        /// The connection it came by.
+        lane: Lane,
+        /// Its slot.
+        session: SessionKey,
+        /// What was said of it.
+        vouched: Box<Vouched>,
         /// Address, for operators.
         peer: String,
     },
@@ -306,11 +352,14 @@ impl Command {
             Self::SignIn { .. } => "sign_in",
             Self::RegisterDevice { .. } => "register_device",
             Self::RevokeToken { .. } => "revoke_token",
+            Self::RevokeTokens { .. } => "revoke_tokens",
+            Self::Admit { .. } => "admit",
             Self::Send { .. } => "send",
             Self::Push { .. } => "push",
             Self::Ack { .. } => "ack",
             Self::Sync { .. } => "sync",
             Self::Attach { .. } => "attach",
+            Self::AttachVouched { .. } => "attach_vouched",
             Self::Announce { .. } => "announce",
             Self::Detach { .. } => "detach",
             Self::GatewayUp { .. } => "gateway_up",
@@ -344,6 +393,8 @@ impl Command {
             Self::Push { content, users, .. } => content.len() + users.len() * size_of::<UserId>(),
             Self::SignIn { device, .. } | Self::RegisterDevice { device, .. } => device.heap_bytes(),
             Self::Attach { peer, .. } | Self::Announce { peer, .. } => peer.len(),
+            Self::AttachVouched { peer, .. } => peer.len() + size_of::<Vouched>(),
+            Self::Admit { .. } => size_of::<Vouched>(),
             Self::Sync { read, .. } => size_of_val(&**read),
             _ => 0,
         }
@@ -381,11 +432,15 @@ pub enum Reply {
     Stats(Stats),
     /// A command without an answer was done.
     Done,
-    /// Of the executor to the writer only, for an attach or an announcement: the mailbox's newest seq.
-    Admitted {
-        /// Newest seq.
-        latest: Seq,
+    /// To a revocation by time.
+    RevokedBefore {
+        /// What counts now, Unix milliseconds.
+        before_ms: i64,
+        /// Tokens of ours that were ended.
+        devices: u32,
     },
+    /// To [`Command::Admit`]; else of the executor to the writer only, for an attach or an announcement.
+    Admitted(Admitted),
 }
 
 /// Ids made or found.
@@ -397,6 +452,21 @@ pub struct Registered {
     pub user: UserId,
     /// Device.
     pub device: DeviceId,
+}
+
+/// Whom a caller was found to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Admitted {
+    /// User.
+    pub user: UserId,
+    /// Device.
+    pub device: DeviceId,
+    /// The mailbox's newest seq.
+    pub latest: Seq,
+    /// Of the token, Unix milliseconds; 0: not known.
+    pub issued_at_ms: i64,
+    /// Of the token, Unix milliseconds; `i64::MAX`: never, or not known.
+    pub expires_at_ms: i64,
 }
 
 /// Result of a push.

@@ -1,5 +1,6 @@
 //! Configuration of the control plane: parsed once, checked once.
 
+mod auth;
 mod keys;
 
 use std::{
@@ -7,6 +8,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,9 +21,11 @@ use tonic::codegen::http::HeaderValue;
 pub use crate::front::tls::{TlsError, TlsFiles};
 use crate::{
     api_key::{Keys, Role},
+    auth::jwt::{Jwt, KeyFileError},
     front,
     layer::Web,
 };
+pub use auth::{Algorithm, Auth, ExternalConfig, ExternalKind, JwtConfig, SubjectKind};
 pub use keys::{Api, ApiKey, Secret};
 
 /// The key that stands for every missing one with `--dev`, and that nothing else starts with.
@@ -62,6 +66,8 @@ pub struct Config {
     /// Keys by name, each with its scopes.
     #[serde(skip_serializing_if = "Api::is_empty")]
     pub api: Api,
+    /// Tokens that others issue.
+    pub auth: Auth,
     /// Bounds.
     pub limits: Limits,
     /// The store's memory.
@@ -192,6 +198,7 @@ impl Default for Config {
             cors_origins: Vec::new(),
             tls: Tls::default(),
             api: Api::default(),
+            auth: Auth::default(),
             limits: Limits::default(),
             store: StoreConfig::default(),
         }
@@ -281,6 +288,9 @@ pub enum ConfigError {
         /// Why.
         why: &'static str,
     },
+    /// The keys of the tokens' issuer.
+    #[error("control.auth.jwt: {0}")]
+    JwtKeys(#[from] KeyFileError),
 }
 
 /// A configuration that was checked, with its secrets read.
@@ -290,6 +300,8 @@ pub struct Checked {
     pub config: Config,
     /// Names, hashes and scopes of the keys.
     pub keys: Keys,
+    /// The issuer of tokens, if one is configured.
+    pub jwt: Option<Arc<Jwt>>,
     /// `--dev`: any code signs in, missing keys are [`DEV_KEY`].
     pub dev: bool,
     /// TLS of the listeners; `None`: plain text.
@@ -313,6 +325,7 @@ impl Config {
         let web = self.web()?;
         let mut warnings = Vec::new();
         let keys = keys::read(&self, dev, &mut warnings)?;
+        let jwt = self.open_jwt(&mut warnings)?;
         if dev {
             warnings.insert(0, "--dev: ANY verification code signs in as ANY phone number. Never use it on a reachable host.".into());
             if !self.grpc_listen.ip().is_loopback() {
@@ -324,7 +337,7 @@ impl Config {
         if self.code_issuer == Some(CodeIssuer::Log) {
             warnings.push("verification codes are written to the log".into());
         }
-        Ok(Checked { config: self, keys, dev, tls, web, warnings })
+        Ok(Checked { config: self, keys, jwt, dev, tls, web, warnings })
     }
 
     fn web(&self) -> Result<Web, ConfigError> {
@@ -339,6 +352,17 @@ impl Config {
             rule: "must be origins as https://app.example, without path or wildcard",
         };
         Ok(Web::new(origins.ok_or(broken)?))
+    }
+
+    fn open_jwt(&self, warnings: &mut Vec<String>) -> Result<Option<Arc<Jwt>>, ConfigError> {
+        let jwt = &self.auth.jwt;
+        if !jwt.is_on() {
+            return Ok(None);
+        }
+        if let (Some(path), true) = (&jwt.key_file, jwt.algorithms.contains(&Algorithm::Hs256)) {
+            keys::warn_if_readable("auth.jwt.key_file", path, warnings);
+        }
+        Ok(Some(Arc::new(Jwt::open(jwt)?)))
     }
 
     fn check_bounds(&self) -> Result<(), ConfigError> {
@@ -371,7 +395,8 @@ impl Config {
             (within(*block_cache, 1, 1 << 20), "store.block_cache", "must be 1 MiB to 1 TiB"),
             (within(*write_buffer, 1, 16 << 10), "store.write_buffer", "must be 1 MiB to 16 GiB"),
         ];
-        first_broken(&rules)
+        first_broken(&rules)?;
+        self.auth.check()
     }
 }
 

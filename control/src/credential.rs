@@ -1,5 +1,6 @@
 //! What devices show: their tokens.
 
+use bytes::Bytes;
 use gimbal_codec::{DeviceId, UserId, limits};
 use tonic::metadata::MetadataMap;
 
@@ -33,16 +34,27 @@ impl DeviceCredential {
     }
 }
 
-/// The hash of the token in `token` (text), or in `token-bin` (the bytes of that text), if one is shown.
+/// The hash of [`shown_text`].
 pub fn shown_token(metadata: &MetadataMap) -> Option<TokenHash> {
-    if let Some(text) = metadata.get("token") {
-        return bounded(text.as_bytes());
-    }
-    bounded(&metadata.get_bin("token-bin")?.to_bytes().ok()?)
+    shown_text(metadata).map(|token| TokenHash::of(&token))
 }
 
-fn bounded(token: &[u8]) -> Option<TokenHash> {
-    (1..=limits::TOKEN_BYTES_MAX).contains(&token.len()).then(|| TokenHash::of(token))
+/// The token in `token` (text), or in `token-bin` (the bytes of that text), if one is shown that is no longer than any is.
+pub fn shown_text(metadata: &MetadataMap) -> Option<Bytes> {
+    let token = match metadata.get("token") {
+        Some(text) => Bytes::copy_from_slice(text.as_bytes()),
+        None => metadata.get_bin("token-bin")?.to_bytes().ok()?,
+    };
+    (1..=limits::TOKEN_BYTES_MAX).contains(&token.len()).then_some(token)
+}
+
+/// Who a caller says it is: metadata `user_id`, `device_id`, each of which it may leave out beside a token that tells it.
+///
+/// # Errors
+/// [`RequestError::NotSignedIn`] when one is malformed.
+pub fn claimed(metadata: &MetadataMap) -> Result<(UserId, DeviceId), RequestError> {
+    let part = |key| if metadata.contains_key(key) { number(metadata, key) } else { Ok(0) };
+    Ok((UserId::new(part("user_id")?), DeviceId::new(part("device_id")?)))
 }
 
 fn number(metadata: &MetadataMap, key: &str) -> Result<u64, RequestError> {

@@ -57,6 +57,12 @@ pub enum RequestError {
     /// The store refuses work. A write that was under way may or may not have happened: repeat it with the same id.
     #[error("the store is unavailable")]
     Unavailable,
+    /// Who knows about the token does not answer; the same call may succeed a little later.
+    #[error("the token cannot be checked now")]
+    AuthUnavailable,
+    /// Accounts are kept by an external service: nobody signs in or registers here.
+    #[error("accounts are kept elsewhere")]
+    AccountsElsewhere,
     /// Bytes on disk could not be understood.
     #[error("internal error")]
     Internal,
@@ -64,7 +70,7 @@ pub enum RequestError {
 
 impl RequestError {
     /// Every [`Self::reason`].
-    pub const REASONS: [&str; 13] = [
+    pub const REASONS: [&str; 15] = [
         "not_signed_in",
         "bad_code",
         "permission_denied",
@@ -77,6 +83,8 @@ impl RequestError {
         "stale",
         "busy",
         "unavailable",
+        "auth_unavailable",
+        "accounts_elsewhere",
         "internal",
     ];
 
@@ -95,6 +103,8 @@ impl RequestError {
             Self::Stale => "stale",
             Self::Busy => "busy",
             Self::Unavailable => "unavailable",
+            Self::AuthUnavailable => "auth_unavailable",
+            Self::AccountsElsewhere => "accounts_elsewhere",
             Self::Internal => "internal",
         }
     }
@@ -121,7 +131,8 @@ impl RequestError {
             Self::Conflict => code::CONFLICT,
             Self::Stale => code::STALE,
             Self::Busy => code::BUSY,
-            Self::Unavailable => code::UNAVAILABLE,
+            Self::Unavailable | Self::AuthUnavailable => code::UNAVAILABLE,
+            Self::AccountsElsewhere => code::BAD_REQUEST,
             Self::Internal => code::SERVER_ERROR,
         }
     }
@@ -137,10 +148,10 @@ impl RequestError {
             Self::PermissionDenied | Self::NoScope { .. } => Code::PermissionDenied,
             Self::BadCode | Self::BadRequest { .. } | Self::ContentTooLarge => Code::InvalidArgument,
             Self::DeviceNotFound | Self::UserNotFound => Code::NotFound,
-            Self::TooOld | Self::Stale => Code::FailedPrecondition,
+            Self::TooOld | Self::Stale | Self::AccountsElsewhere => Code::FailedPrecondition,
             Self::Conflict => Code::AlreadyExists,
             Self::Busy => Code::ResourceExhausted,
-            Self::Unavailable => Code::Unavailable,
+            Self::Unavailable | Self::AuthUnavailable => Code::Unavailable,
             Self::Internal => Code::Internal,
         }
     }

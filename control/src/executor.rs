@@ -15,7 +15,7 @@ use std::sync::Arc;
 use gimbal_codec::{Attach, CloseReason, DeviceId, MessageId, Seq, UserId, epoch_number};
 use gimbal_rpc::link::Body;
 
-use crate::command::{Command, Proof, Reply, Sender};
+use crate::command::{Admitted, Command, Proof, Reply, Sender, TokenHash};
 use crate::dedup;
 use crate::error::RequestError;
 use crate::log::Record;
@@ -62,6 +62,15 @@ pub enum Effect {
         body: Arc<Body>,
         /// Whose, and its place in each mailbox; 0 when not stored.
         users: Vec<(UserId, Seq)>,
+    },
+    /// End the user's sessions that began with a token issued before a time.
+    KickOlder {
+        /// User.
+        user: UserId,
+        /// Unix milliseconds.
+        before_ms: i64,
+        /// Told to the clients.
+        reason: CloseReason,
     },
     /// End the device's session.
     Kick {
@@ -207,14 +216,14 @@ impl Batch<'_> {
                 }
             }
             Command::Ack { sender, seq } => self.ack(*sender, *seq),
-            Command::Attach { user, device, token, .. } => {
-                sign_in::check(self.token(*user, *device)?, token, self.now_ms)?;
-                self.admitted(*user)
+            Command::RevokeTokens { user, before_ms, idempotency } => {
+                self.revoke_tokens(*user, *before_ms, idempotency.as_ref())
             }
-            Command::Announce { session, user, device, .. } => {
-                let may_stay = sign_in::may_stay(self.token(*user, *device)?, session.attach, self.now_ms);
-                if may_stay { self.admitted(*user) } else { Err(RequestError::NotSignedIn) }
+            Command::Admit { vouched } | Command::AttachVouched { vouched, .. } => {
+                self.admit_vouched(vouched)
             }
+            Command::Attach { user, device, token, .. } => self.attach(*user, *device, token),
+            Command::Announce { session, user, device, .. } => self.announce(session.attach, *user, *device),
             Command::Sync { .. }
             | Command::Detach { .. }
             | Command::GatewayUp { .. }
@@ -225,20 +234,40 @@ impl Batch<'_> {
         }
     }
 
+    fn attach(&mut self, user: UserId, device: DeviceId, shown: &TokenHash) -> Result<Output, RequestError> {
+        let record = self.token(user, device)?;
+        sign_in::check(record, shown, self.now_ms)?;
+        let record = record.unwrap_or(TokenRecord::NONE);
+        let latest = self.peek_head(user)?.ok_or(RequestError::NotSignedIn)?.latest();
+        let expires_at_ms = record.token.map_or(i64::MAX, |token| token.expires_at_ms);
+        let issued_at_ms = record.issued_at_ms;
+        Ok(Output::plain(Reply::Admitted(Admitted { user, device, latest, issued_at_ms, expires_at_ms })))
+    }
+
+    /// When the session's token was issued and when it ends is not known here any more; its gateway knows the latter.
+    fn announce(&mut self, was: Attach, user: UserId, device: DeviceId) -> Result<Output, RequestError> {
+        let record = self.token(user, device)?.ok_or(RequestError::NotSignedIn)?;
+        let since = if record.vouched { self.not_before(user)?.since } else { Attach::default() };
+        if !sign_in::may_stay(record, was, since, self.now_ms) {
+            return Err(RequestError::NotSignedIn);
+        }
+        let latest = self.peek_head(user)?.ok_or(RequestError::NotSignedIn)?.latest();
+        let (issued_at_ms, expires_at_ms) = (0, i64::MAX);
+        Ok(Output::plain(Reply::Admitted(Admitted { user, device, latest, issued_at_ms, expires_at_ms })))
+    }
+
     /// The head is not remembered: who comes online need not be written to, and a storm would push out those who are.
-    fn admitted(&mut self, user: UserId) -> Result<Output, RequestError> {
-        let head = match self.executor.heads.get(user) {
-            Some(head) => Some(head),
-            None => mailbox::head(self.overlay.view(), user)?,
-        };
-        let head = head.ok_or(RequestError::NotSignedIn)?;
-        Ok(Output::plain(Reply::Admitted { latest: head.latest() }))
+    pub(crate) fn peek_head(&mut self, user: UserId) -> Result<Option<MailboxHead>, StoreError> {
+        match self.executor.heads.get(user) {
+            Some(head) => Ok(Some(head)),
+            None => mailbox::head(self.overlay.view(), user),
+        }
     }
 
     /// A session was proved by its route before it came here.
     pub(crate) fn check_sender(&self, Sender { user, device, proof }: Sender) -> Result<(), RequestError> {
         match proof {
-            Proof::Session(_) => Ok(()),
+            Proof::Session(_) | Proof::Admitted => Ok(()),
             Proof::Token(shown) => sign_in::check(self.token(user, device)?, &shown, self.now_ms),
         }
     }
@@ -264,10 +293,26 @@ impl Batch<'_> {
         self.dirty_heads.push(user);
     }
 
-    /// The next number of a durable counter.
+    /// The next number of a durable counter that nobody has. Others may have given numbers too: past a run of those it
+    /// leaps ever further.
     pub(crate) fn peek_id(&self, counter: Meta) -> Result<u64, StoreError> {
         let stored = self.overlay.value::<MetaNumber>(Table::Meta, &counter.key())?;
-        Ok(stored.map_or(ID_MIN, |number| number.value))
+        let mut id = stored.map_or(ID_MIN, |number| number.value);
+        let mut leap = 1;
+        while self.is_taken(counter, id)? {
+            id += leap;
+            leap *= 2;
+        }
+        Ok(id)
+    }
+
+    fn is_taken(&self, counter: Meta, id: u64) -> Result<bool, StoreError> {
+        let (table, at) = match counter {
+            Meta::NextUser => (Table::Account, key::user(UserId::new(id))),
+            Meta::NextDevice => (Table::Device, key::device_owner(DeviceId::new(id))),
+            Meta::Schema | Meta::ControlEpoch => return Ok(false),
+        };
+        Ok(self.overlay.get(table, &at)?.is_some())
     }
 
     /// Marks what [`Self::peek_id`] gave as used.

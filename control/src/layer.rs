@@ -58,6 +58,7 @@ const METHODS: &[&str] = &[
     "gimbal.v1.Accounts/SignIn",
     "gimbal.v1.Accounts/RegisterDevice",
     "gimbal.v1.Accounts/RevokeToken",
+    "gimbal.v1.Accounts/RevokeTokens",
     "gimbal.v1.Messages/Send",
     "gimbal.v1.Messages/PushToUsers",
     "gimbal.v1.Messages/PushToAll",

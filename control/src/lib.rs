@@ -8,6 +8,7 @@
 
 pub mod account;
 pub mod api_key;
+pub mod auth;
 mod clock;
 pub mod code;
 pub mod command;
@@ -33,6 +34,7 @@ pub mod server;
 mod service;
 pub mod sign_in;
 pub mod store;
+mod vouched;
 pub mod writer;
 
 pub use config::{Checked, Config, ConfigError};

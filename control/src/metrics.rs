@@ -25,6 +25,19 @@ pub(crate) struct CallLabels {
     pub(crate) code: &'static str,
 }
 
+/// A token that was checked, by how and what came of it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub(crate) struct AuthLabels {
+    pub(crate) kind: &'static str,
+    pub(crate) outcome: &'static str,
+}
+
+/// How a token was checked.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub(crate) struct KindLabels {
+    pub(crate) kind: &'static str,
+}
+
 /// A method alone.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 pub(crate) struct MethodLabels {
@@ -38,6 +51,7 @@ pub(crate) struct ReasonLabels {
 }
 
 type ByMethod = Family<MethodLabels, Histogram, fn() -> Histogram>;
+type ByKind = Family<KindLabels, Histogram, fn() -> Histogram>;
 
 /// What the edge counts by itself; what writer and store count is read when the page is asked for.
 pub struct Metrics {
@@ -56,6 +70,10 @@ pub struct Metrics {
     pub(crate) room_frames: Counter,
     pub(crate) signals: Counter,
     pub(crate) push_all: Counter,
+    pub(crate) auth_checks: Family<AuthLabels, Counter>,
+    pub(crate) auth_seconds: ByKind,
+    pub(crate) auth_key_reloads: Family<ReasonLabels, Counter>,
+    pub(crate) auth_breaker_open: Gauge,
 }
 
 /// Figures that live elsewhere, read at each scrape: name, help, value.
@@ -83,6 +101,9 @@ impl Metrics {
         // 0.1 ms to 26 s: below is noise of the runtime, above is a deadline.
         let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(1e-4, 2.0, 18));
         let call_seconds = Family::new_with_constructor(seconds);
+        // 1 us to 17 s: a signature takes some microseconds, a service up to its timeout.
+        let check_seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(1e-6, 4.0, 13));
+        let auth_seconds = Family::new_with_constructor(check_seconds);
         Self {
             calls: add(r, "grpc_calls", "gRPC calls by method and code", Family::default()),
             call_seconds: add(r, "grpc_call_seconds", "Time to the answer of a gRPC call", call_seconds),
@@ -103,6 +124,25 @@ impl Metrics {
             room_frames: add(r, "room_frames", "Room frames taken by gateways", Counter::default()),
             signals: add(r, "signals", "Signals handed to other gateways", Counter::default()),
             push_all: add(r, "push_all", "Pushes to all sessions", Counter::default()),
+            auth_checks: add(
+                r,
+                "auth_checks",
+                "Tokens of others that were checked, by outcome",
+                Family::default(),
+            ),
+            auth_seconds: add(r, "auth_check_seconds", "Time to check a token of others", auth_seconds),
+            auth_key_reloads: add(
+                r,
+                "auth_key_reloads",
+                "Changes of the issuer's keys: new, or broken and not taken",
+                Family::default(),
+            ),
+            auth_breaker_open: add(
+                r,
+                "auth_breaker_open",
+                "1 while the authenticator is left alone",
+                Gauge::default(),
+            ),
             registry,
         }
     }

@@ -3,6 +3,8 @@
 //! What changes state goes to the writer, all of a batch or none, and so do syncs, whose pages the reader pool then
 //! reads. Room interest and signals are done here and now, on the caller's thread; nothing in this file waits.
 
+mod checks;
+
 use std::sync::{
     Arc, Mutex, PoisonError, Weak,
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -16,6 +18,7 @@ use gimbal_rpc::link::{
 };
 
 use crate::{
+    auth::{Claimed, Gate, Way},
     command::{Command, Lane, Proof, ReplyTo, Sender, SessionRef, TokenHash},
     error::RequestError,
     metrics::Metrics,
@@ -24,6 +27,8 @@ use crate::{
     store::Store,
     writer::{Job, Writer},
 };
+
+use checks::{Check, Checks};
 
 /// Shared by services, links and pages.
 pub struct Plane {
@@ -36,6 +41,8 @@ struct Shared {
     rooms: Arc<Rooms>,
     metrics: Arc<Metrics>,
     content_bytes_max: usize,
+    gate: Arc<Gate>,
+    checks: Checks,
     /// Links by rising lane; few, read far more often than changed.
     links: ArcSwap<Vec<Arc<Link>>>,
     changing: Mutex<()>,
@@ -112,6 +119,7 @@ impl Plane {
         rooms: Arc<Rooms>,
         metrics: Arc<Metrics>,
         content_bytes_max: usize,
+        gate: Arc<Gate>,
     ) -> Self {
         let shared = Shared {
             writer,
@@ -119,6 +127,8 @@ impl Plane {
             rooms,
             metrics,
             content_bytes_max,
+            gate,
+            checks: Checks::new(),
             links: ArcSwap::default(),
             changing: Mutex::default(),
             next_lane: AtomicU32::new(1),
@@ -129,6 +139,10 @@ impl Plane {
 
     pub(crate) fn writer(&self) -> &Writer {
         &self.shared.writer
+    }
+
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.shared.gate
     }
 
     pub(crate) fn readers(&self) -> &Readers {
@@ -387,9 +401,12 @@ impl Uplink for LinkHandle {
         let mut jobs: Vec<Job> = items.iter().filter_map(|item| shared.job(&self.link, item)).collect();
         shared.writer.submit_many(&mut jobs).map_err(|_| LinkFull)?;
         shared.metrics.link_up_items.inc_by(items.len() as u64);
+        let mut to_check = Vec::new();
         for item in items.drain(..) {
-            shared.do_here(&self.link, item);
+            shared.do_here(&self.link, item, &mut to_check);
         }
+        // Only now: what of the same batch ends a session has been seen.
+        shared.start_checks(&self.link, to_check);
         Ok(())
     }
 }
@@ -409,6 +426,7 @@ impl Shared {
             Some(Job { command, reply_to: ReplyTo::Session { session: session(caller), tag: tag.clone() } })
         };
         match item {
+            Up::SignIn { token, .. } if self.gate.way(token) != Way::Own => None,
             Up::SignIn { session, user, device, token, cursor: _, peer } => nobody(Command::Attach {
                 lane,
                 session: *session,
@@ -424,6 +442,7 @@ impl Shared {
                 peer: peer.clone(),
             }),
             Up::Detach { caller } => {
+                self.checks.cancel(lane, caller.session);
                 nobody(Command::Detach { session: session(caller), user: caller.user, device: caller.device })
             }
             Up::Send { content, .. } if self.check_content(content).is_err() => None,
@@ -457,8 +476,13 @@ impl Shared {
     }
 
     /// What is not the writer's.
-    fn do_here(&self, link: &Link, item: Up) {
+    fn do_here(&self, link: &Link, item: Up, to_check: &mut Vec<Check>) {
         match item {
+            Up::SignIn { session, user, device, token, peer, .. } if self.gate.way(&token) != Way::Own => {
+                self.checks.begin(link.lane, session);
+                to_check.push(Check { session, claimed: Claimed { user, device, peer }, token });
+            }
+            Up::Detach { caller } => self.checks.cancel(link.lane, caller.session),
             Up::RoomInterest { room, shard, members } => self.interest(link, room, shard, members),
             Up::Signal(signal) => self.signal(link, &signal),
             Up::Send { caller, tag, content, .. } => {
@@ -471,11 +495,7 @@ impl Shared {
                     );
                 }
             }
-            Up::SignIn { .. }
-            | Up::Announce { .. }
-            | Up::Detach { .. }
-            | Up::Sync { .. }
-            | Up::Ack { .. } => {}
+            Up::SignIn { .. } | Up::Announce { .. } | Up::Sync { .. } | Up::Ack { .. } => {}
         }
     }
 }
@@ -483,7 +503,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{log::EmbeddedLog, store::memory::MemoryStore, writer::Limits};
+    use crate::{config::Auth, log::EmbeddedLog, store::memory::MemoryStore, writer::Limits};
 
     struct Nowhere;
 
@@ -499,7 +519,9 @@ mod tests {
         let log = Box::new(EmbeddedLog::new(Arc::clone(&store)));
         let readers = Readers::start(&store, 16).unwrap();
         let writer = Writer::start(store, log, Limits::default(), Box::new(|| 1)).unwrap();
-        Plane::new(writer, readers, Arc::new(Rooms::new(1, 16)), Arc::new(Metrics::new()), 1 << 10)
+        let metrics = Arc::new(Metrics::new());
+        let gate = Arc::new(Gate::new(&Auth::default(), None, Arc::clone(&metrics)));
+        Plane::new(writer, readers, Arc::new(Rooms::new(1, 16)), metrics, 1 << 10, gate)
     }
 
     #[test]

@@ -74,6 +74,8 @@ struct Route {
     rank: Attach,
     /// Unix seconds.
     attached_at: u32,
+    /// When the token was issued that it signed in with, Unix seconds; 0: not known.
+    issued_at: u32,
     /// Never 0.
     lane: NonZeroU32,
     /// IPv4 as mapped; unspecified: not known.
@@ -116,6 +118,8 @@ pub struct Arrival<'a> {
     pub device: DeviceId,
     /// Address.
     pub peer: &'a str,
+    /// When its token was issued, Unix milliseconds; 0: not known.
+    pub issued_at_ms: i64,
 }
 
 /// What came of an announcement.
@@ -235,6 +239,13 @@ impl Routes {
             at = next;
         }
         kicked
+    }
+
+    /// Ends a user's sessions that began with a token issued before `before_ms`, or nobody knows when. Returns how many.
+    pub fn kick_older(&mut self, user: UserId, before_ms: i64, reason: CloseReason) -> u32 {
+        let is_older = |route: &&Route| i64::from(route.issued_at) * 1000 < before_ms;
+        let older: Vec<DeviceId> = self.devices(user).filter(is_older).map(|route| route.device).collect();
+        older.into_iter().map(|device| self.kick(user, Some(device), reason)).sum()
     }
 
     /// Queues an item for a connection; dropped when it is gone.
@@ -378,6 +389,7 @@ impl Routes {
             attach,
             rank,
             attached_at: u32::try_from(now_ms / 1000).unwrap_or(0),
+            issued_at: u32::try_from(arrival.issued_at_ms / 1000).unwrap_or(0),
             lane: NonZeroU32::new(arrival.lane.0).expect("lanes count from 1"),
             ip,
             port,

@@ -25,6 +25,7 @@ use tower_layer::Layer as _;
 
 use crate::{
     api_key::{Keys, Scope},
+    auth::Gate,
     clock,
     code::Codes,
     command::{CONTENT_BYTES_MAX, PUSH_USERS_MAX},
@@ -133,7 +134,7 @@ impl ControlServer {
         let codes = Arc::new(Codes::open(&checked).map_err(StartError::CodeIssuer)?);
         let store = open_store(&checked).await?;
         let control_epoch = store.control_epoch();
-        let (plane, metrics) = plane(Arc::clone(&store), &config.limits, checked.keys.clone())?;
+        let (plane, metrics) = plane(Arc::clone(&store), &checked)?;
         let stop = watch::Sender::new(false);
         let services = Services {
             plane: Arc::clone(&plane),
@@ -169,6 +170,10 @@ impl ControlServer {
             count_into(&metrics),
             raised(stop_http.subscribe()),
         ));
+        if checked.jwt.is_some() {
+            let interval = config.auth.jwt.reload_interval;
+            tokio::spawn(follow_keys(Arc::clone(&plane), interval, stop.subscribe()));
+        }
         tokio::spawn(follow_health(Arc::clone(&plane), health.clone(), stop.subscribe()));
 
         tracing::info!(%grpc_address, %http_address, data_dir = %config.data_dir.display(), control_epoch, "control up");
@@ -267,11 +272,8 @@ async fn open_store(checked: &Checked) -> Result<Arc<dyn Store>, StartError> {
     Ok(Arc::new(opening.await.expect("opening a store does not panic")?))
 }
 
-fn plane(
-    store: Arc<dyn Store>,
-    limits: &Limits,
-    keys: Keys,
-) -> Result<(Arc<Plane>, Arc<Metrics>), StartError> {
+fn plane(store: Arc<dyn Store>, checked: &Checked) -> Result<(Arc<Plane>, Arc<Metrics>), StartError> {
+    let (limits, keys) = (&checked.config.limits, checked.keys.clone());
     let log = Box::new(EmbeddedLog::new(Arc::clone(&store)));
     let readers = Readers::start(&store, limits.reads_max).map_err(StartError::Thread)?;
     let rooms = Arc::new(Rooms::new(store.control_epoch(), limits.rooms_max));
@@ -283,7 +285,8 @@ fn plane(
     metrics.read_from(Arc::new(move || vec![key_calls(&keys)]));
     let metrics = Arc::new(metrics);
     let content_bytes_max = usize::try_from(limits.content_bytes_max.as_u64()).unwrap_or(usize::MAX);
-    let plane = Plane::new(writer, readers, rooms, Arc::clone(&metrics), content_bytes_max);
+    let gate = Arc::new(Gate::new(&checked.config.auth, checked.jwt.clone(), Arc::clone(&metrics)));
+    let plane = Plane::new(writer, readers, rooms, Arc::clone(&metrics), content_bytes_max, gate);
     Ok((Arc::new(plane), metrics))
 }
 
@@ -473,6 +476,20 @@ async fn follow_health(plane: Arc<Plane>, health: HealthReporter, stop: watch::R
             set_health(&health, false).await;
             return;
         }
+    }
+}
+
+/// Reads the issuer's keys again and again, so that they can be changed without a restart.
+async fn follow_keys(plane: Arc<Plane>, interval: Duration, stop: watch::Receiver<bool>) {
+    let mut stop = std::pin::pin!(raised(stop));
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            () = &mut stop => return,
+        }
+        let plane = Arc::clone(&plane);
+        // A panic is ours, and the next look another chance.
+        let _ = tokio::task::spawn_blocking(move || plane.gate().reload()).await;
     }
 }
 

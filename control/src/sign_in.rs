@@ -38,11 +38,12 @@ pub(crate) fn check(record: Option<TokenRecord>, shown: &TokenHash, now_ms: i64)
     if is_valid(&token, now_ms) && same(&token.hash, shown) { Ok(()) } else { Err(RequestError::NotSignedIn) }
 }
 
-/// Whether a session with this attach number may go on: its token is the current one and valid.
-pub(crate) fn may_stay(record: Option<TokenRecord>, session: Attach, now_ms: i64) -> bool {
-    record.is_some_and(|record| {
-        session >= record.since && record.token.is_some_and(|token| is_valid(&token, now_ms))
-    })
+/// Whether a session with this attach number may go on: its token is the current one and valid, or somebody vouches for the
+/// device, and it began at `vouched_since` or later. How long that counts, the gateway knows.
+pub(crate) fn may_stay(record: TokenRecord, session: Attach, vouched_since: Attach, now_ms: i64) -> bool {
+    let by_token = record.token.is_some_and(|token| is_valid(&token, now_ms));
+    let by_word = record.vouched && session >= vouched_since;
+    session >= record.since && (by_token || by_word)
 }
 
 /// Not yet expired: a token ends at its expiry, not after it.
@@ -63,7 +64,7 @@ mod tests {
     fn only_the_current_token_before_its_expiry_opens_the_door() {
         let hash = TokenHash::of(b"secret");
         let token = Some(NewToken { hash, expires_at_ms: 100 });
-        let record = TokenRecord { generation: 1, since: Attach::new(5), token };
+        let record = TokenRecord { generation: 1, since: Attach::new(5), token, ..TokenRecord::NONE };
         assert_eq!(check(Some(record), &hash, 99), Ok(()));
         assert_eq!(check(Some(record), &hash, 100), Err(RequestError::NotSignedIn), "expired");
         assert_eq!(
@@ -79,11 +80,16 @@ mod tests {
     #[test]
     fn a_session_stays_while_the_token_that_it_showed_is_the_current_one() {
         let token = Some(NewToken { hash: TokenHash::of(b"secret"), expires_at_ms: 100 });
-        let record = TokenRecord { generation: 2, since: Attach::new(5), token };
-        assert!(may_stay(Some(record), Attach::new(5), 99));
-        assert!(!may_stay(Some(record), Attach::new(4), 99), "of an earlier token");
-        assert!(!may_stay(Some(record), Attach::new(5), 100), "expired");
-        assert!(!may_stay(Some(TokenRecord { token: None, ..record }), Attach::new(5), 99), "revoked");
-        assert!(!may_stay(None, Attach::new(5), 99), "unknown");
+        let record = TokenRecord { generation: 2, since: Attach::new(5), token, ..TokenRecord::NONE };
+        let stays = |record, session| may_stay(record, Attach::new(session), Attach::new(7), 99);
+        assert!(stays(record, 5));
+        assert!(!stays(record, 4), "of an earlier token");
+        assert!(!may_stay(record, Attach::new(5), Attach::new(7), 100), "expired");
+        let revoked = TokenRecord { token: None, ..record };
+        assert!(!stays(revoked, 9), "revoked");
+        let vouched = TokenRecord { vouched: true, ..revoked };
+        assert!(stays(vouched, 7));
+        assert!(!stays(vouched, 6), "from before the revocation");
+        assert!(!stays(TokenRecord { since: Attach::new(8), ..vouched }, 7), "revoked for the device alone");
     }
 }

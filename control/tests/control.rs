@@ -18,3 +18,5 @@ mod sim;
 mod support;
 #[path = "control/threads.rs"]
 mod threads;
+#[path = "control/vouched.rs"]
+mod vouched;

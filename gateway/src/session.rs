@@ -29,7 +29,7 @@ use gimbal_codec::body::{Close, Reply, ReplyWith, SignInResult};
 use gimbal_codec::{
     Attach, CloseReason, Command, DeviceId, Packet, Seq, SessionKey, UserId, code, frame, limits as wire,
 };
-use gimbal_rpc::link::{Caller, Refusal, Tag, Up};
+use gimbal_rpc::link::{Caller, Grant, Refusal, Tag, Up};
 
 use crate::send_queue::SendQueue;
 use cursor::Cursor;
@@ -171,7 +171,7 @@ impl Session {
         let packet = Packet::decode(body).map_err(|error| error.close_reason())?;
         if let State::Online(online) = &mut self.state {
             online.handle_packet(&packet, body, turn)?;
-            self.deadline = turn.now.plus_ms(turn.limits.idle_ms);
+            self.deadline = turn.now.plus_ms(turn.limits.idle_ms).min(online.expires());
             return Ok(());
         }
         self.handle_packet_before_sign_in(&packet, turn)
@@ -185,12 +185,21 @@ impl Session {
         &mut self,
         attach: Attach,
         latest: Seq,
+        grant: Grant,
         turn: &mut Turn<'_>,
     ) -> Result<(), CloseReason> {
         let State::Authenticating { claim, .. } = &self.state else {
             turn.count(Counter::StaleItem);
+            if self.is_closing() && !grant.user.is_none() {
+                let Grant { user, device, .. } = grant;
+                // Control was told by the client's own word for it, under which it may not know the session.
+                let caller = Caller { session: turn.key, attach, user, device };
+                turn.out.push(Action::Up(Up::Detach { caller }));
+            }
             return Ok(());
         };
+        let user = if grant.user.is_none() { claim.user } else { grant.user };
+        let device = if grant.device.is_none() { claim.device } else { grant.device };
         let answer = match claim.cursor {
             None => frame(Command::SignIn, &claim.tag.request_id, claim.tag.seq, &()),
             Some(_) => {
@@ -199,14 +208,21 @@ impl Session {
                     idle_ms: turn.limits.idle_ms,
                     frame_bytes_max: wire::FRAME_BYTES_MAX as u64,
                     server_time_ms: turn.unix_ms,
+                    user: if claim.user.is_none() { user } else { UserId::default() },
+                    device: if claim.device.is_none() { device } else { DeviceId::default() },
                 };
                 frame(Command::SignIn, &claim.tag.request_id, claim.tag.seq, &ReplyWith(&result))
             }
         };
-        let caller = Caller { session: turn.key, attach, user: claim.user, device: claim.device };
+        let caller = Caller { session: turn.key, attach, user, device };
         let cursor = Cursor::new(claim.cursor, latest);
-        self.state = State::Online(Online::new(caller, cursor, claim.link, turn.now));
-        self.deadline = turn.now.plus_ms(turn.limits.idle_ms);
+        let expires = match grant.expires_at_ms {
+            0 => Moment::NEVER,
+            at_ms => turn.now.plus_ms(u64::try_from(at_ms.saturating_sub(turn.unix_ms)).unwrap_or(0)),
+        };
+        let online = Online::new(caller, cursor, claim.link, turn.now, expires);
+        self.deadline = turn.now.plus_ms(turn.limits.idle_ms).min(online.expires());
+        self.state = State::Online(online);
         turn.out.push(Action::Online { user: caller.user });
         turn.answer(answer)?;
         self.tell_if_short(turn);
@@ -339,6 +355,7 @@ impl Session {
                 Ok(())
             }
             _ if turn.now >= self.write_deadline => Err(CloseReason::WriteDeadline),
+            State::Online(ref online) if turn.now >= online.expires() => Err(CloseReason::TokenExpired),
             State::Online(_) => Err(CloseReason::Idle),
             State::Fresh { .. } | State::Authenticating { .. } => Err(CloseReason::SignInDeadline),
         }

@@ -138,10 +138,15 @@ fn reply(command: Command, bytes: &[u8]) -> Result<String, DecodeError> {
     let result = match command {
         _ if data.is_empty() => "no data".into(),
         Command::SignIn => {
-            let SignInResult { latest, idle_ms, frame_bytes_max, server_time_ms } =
+            let SignInResult { latest, idle_ms, frame_bytes_max, server_time_ms, user, device } =
                 SignInResult::decode(data)?;
+            let who = if user.is_none() && device.is_none() {
+                String::new()
+            } else {
+                format!(" user {user} device {device}")
+            };
             format!(
-                "latest {latest} idle_ms {idle_ms} frame_bytes_max {frame_bytes_max} server_time_ms {server_time_ms}"
+                "latest {latest} idle_ms {idle_ms} frame_bytes_max {frame_bytes_max} server_time_ms {server_time_ms}{who}"
             )
         }
         Command::Send => {

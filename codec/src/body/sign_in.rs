@@ -88,6 +88,10 @@ pub struct SignInResult {
     pub frame_bytes_max: u64,
     /// The server's clock, Unix milliseconds.
     pub server_time_ms: i64,
+    /// Who this is; none unless the client did not say.
+    pub user: UserId,
+    /// Which device this is; none unless the client did not say.
+    pub device: DeviceId,
 }
 
 impl SignInResult {
@@ -104,6 +108,8 @@ impl SignInResult {
                 2 => result.idle_ms = field.uint64()?,
                 3 => result.frame_bytes_max = field.uint64()?,
                 4 => result.server_time_ms = field.int64()?,
+                5 => result.user = UserId::new(field.uint64()?),
+                6 => result.device = DeviceId::new(field.uint64()?),
                 _ => {}
             }
         }
@@ -117,6 +123,8 @@ impl Body for SignInResult {
             + uint64_len(2, self.idle_ms)
             + uint64_len(3, self.frame_bytes_max)
             + int64_len(4, self.server_time_ms)
+            + uint64_len(5, self.user.get())
+            + uint64_len(6, self.device.get())
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -124,6 +132,8 @@ impl Body for SignInResult {
         put_uint64(out, 2, self.idle_ms);
         put_uint64(out, 3, self.frame_bytes_max);
         put_int64(out, 4, self.server_time_ms);
+        put_uint64(out, 5, self.user.get());
+        put_uint64(out, 6, self.device.get());
     }
 }
 

@@ -83,7 +83,8 @@ proptest! {
         assert_survives!(SubscribeRoom, SubscribeRoom { room: RoomId::new(a) });
         assert_survives!(Sync, Sync { after: Seq::new(a), limit });
         assert_survives!(SignInResult, SignInResult {
-            latest: Seq::new(a), idle_ms: b, frame_bytes_max: c, server_time_ms: time
+            latest: Seq::new(a), idle_ms: b, frame_bytes_max: c, server_time_ms: time,
+            user: UserId::new(b), device: DeviceId::new(c)
         });
         assert_survives!(SendResult, SendResult {
             message_id: MessageId::new(a), seq: Seq::new(b), created_at_ms: time, duplicate

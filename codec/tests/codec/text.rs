@@ -159,7 +159,8 @@ pub(crate) fn describe<'a>(kind: &str, bytes: &'a [u8]) -> Result<Described<'a>,
         "SignInResult" => described!(plain SignInResult, |result| {
             let text = Text::default().number("latest", result.latest.get()).number("idle_ms", result.idle_ms);
             let text = text.number("frame_bytes_max", result.frame_bytes_max);
-            text.number("server_time_ms", result.server_time_ms)
+            let text = text.number("server_time_ms", result.server_time_ms);
+            text.number("user_id", result.user.get()).number("device_id", result.device.get())
         }),
         "Reply" => {
             let reply = Reply::decode(bytes)?;

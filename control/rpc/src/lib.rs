@@ -15,6 +15,12 @@ pub mod link_v1 {
     tonic::include_proto!("gimbal.link.v1");
 }
 
+/// What is called of gim, generated from `proto/gim.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+pub mod gim {
+    tonic::include_proto!("business");
+}
+
 pub mod link;
 
 /// Encoded `FileDescriptorSet` of all protos, for reflection.

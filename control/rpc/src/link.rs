@@ -220,6 +220,17 @@ pub struct Page {
     pub trimmed_to: Seq,
 }
 
+/// Whose a session is, and for how long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Grant {
+    /// May be another one than the client named, when it named none. None: the client's own word.
+    pub user: UserId,
+    /// As above.
+    pub device: DeviceId,
+    /// Unix milliseconds: the session ends then. 0: it does not end by itself.
+    pub expires_at_ms: i64,
+}
+
 /// Control to gateway. Items for a session whose attach number differs are dropped by the gateway.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Down {
@@ -231,6 +242,8 @@ pub enum Down {
         attach: Attach,
         /// The mailbox's newest seq at that moment.
         latest: Seq,
+        /// Whose it is.
+        grant: Grant,
     },
     /// Answered to the client, which is then closed.
     SignInRefused {

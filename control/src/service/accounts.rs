@@ -26,6 +26,7 @@ impl Accounts for Services {
         &self,
         request: Request<v1::RequestCodeRequest>,
     ) -> Result<Response<v1::RequestCodeReply>, Status> {
+        self.keeps_accounts()?;
         let from = request.extensions().get::<Peer>().map(|peer| peer.address().ip());
         let phone = request.into_inner().phone_number;
         check_phone(&phone)?;
@@ -42,6 +43,7 @@ impl Accounts for Services {
         &self,
         request: Request<v1::SignInRequest>,
     ) -> Result<Response<v1::SignInReply>, Status> {
+        self.keeps_accounts()?;
         let holds = credential::shown_token(request.metadata());
         let v1::SignInRequest { phone_number: phone, code, device } = request.into_inner();
         check_phone(&phone)?;
@@ -65,6 +67,7 @@ impl Accounts for Services {
         request: Request<v1::RegisterDeviceRequest>,
     ) -> Result<Response<v1::RegisterDeviceReply>, Status> {
         self.may(Scope::Accounts, request.metadata())?;
+        self.keeps_accounts()?;
         let v1::RegisterDeviceRequest { user_id, device, idempotency_key } = request.into_inner();
         let (text, token) = self.new_token()?;
         let command = Command::RegisterDevice {
@@ -107,8 +110,31 @@ impl Accounts for Services {
         }
         // Keys are the backend's space; a device that revoked its own token has no second call to make.
         let idempotency = IdempotencyKey::parse(&body.idempotency_key)?.filter(|_| by_backend);
-        match self.call(Command::RevokeToken { user, device, idempotency }).await? {
+        let reply = self.call(Command::RevokeToken { user, device, idempotency }).await?;
+        self.plane.gate().forget(user);
+        match reply {
             Reply::Revoked { revoked } => Ok(Response::new(v1::RevokeTokenReply { revoked })),
+            other => mismatch(&other),
+        }
+    }
+
+    async fn revoke_tokens(
+        &self,
+        request: Request<v1::RevokeTokensRequest>,
+    ) -> Result<Response<v1::RevokeTokensReply>, Status> {
+        self.may_any(&[Scope::Accounts, Scope::Admin], request.metadata())?;
+        let v1::RevokeTokensRequest { user_id, before_ms, idempotency_key } = request.into_inner();
+        if user_id == 0 {
+            return Err(bad("user_id", "must be set").into());
+        }
+        let (user, idempotency) = (UserId::new(user_id), IdempotencyKey::parse(&idempotency_key)?);
+        let reply = self.call(Command::RevokeTokens { user, before_ms, idempotency }).await?;
+        // After it: what was asked before the revocation counts no more, and is not remembered any longer.
+        self.plane.gate().forget(user);
+        match reply {
+            Reply::RevokedBefore { before_ms, devices } => {
+                Ok(Response::new(v1::RevokeTokensReply { before_ms, devices }))
+            }
             other => mismatch(&other),
         }
     }

@@ -24,7 +24,7 @@ const PAGE_BYTES_MAX: usize = 1 << 20;
 #[tonic::async_trait]
 impl Messages for Services {
     async fn send(&self, request: Request<v1::SendRequest>) -> Result<Response<v1::SendReply>, Status> {
-        let sender = self.sender(request.metadata())?;
+        let sender = self.sender(request.metadata()).await?;
         let v1::SendRequest { client_message_id, to_user, command, content } = request.into_inner();
         if client_message_id == 0 {
             return Err(bad("client_message_id", "must be at least 1").into());
@@ -99,7 +99,7 @@ impl Messages for Services {
     }
 
     async fn ack(&self, request: Request<v1::AckRequest>) -> Result<Response<v1::AckReply>, Status> {
-        let sender = self.sender(request.metadata())?;
+        let sender = self.sender(request.metadata()).await?;
         let seq = Seq::new(request.into_inner().seq);
         let ack = Command::Ack { sender, seq };
         match self.call(ack).await? {

@@ -3,12 +3,12 @@
 use std::fmt::{Debug, Write as _};
 
 use super::key::{
-    ACCOUNT_PHONE, ACCOUNT_USER, DEVICE_OWNER, IDEM_ENTRY, IDEM_EXPIRY, IDEM_EXPIRY_PREFIX_BYTES, Meta,
-    OfDevice,
+    ACCOUNT_NOT_BEFORE, ACCOUNT_PHONE, ACCOUNT_SUBJECT, ACCOUNT_USER, DEVICE_OWNER, IDEM_ENTRY, IDEM_EXPIRY,
+    IDEM_EXPIRY_PREFIX_BYTES, Meta, OfDevice,
 };
 use super::value::{
-    AckRecord, DedupEntry, DedupHead, DeviceRecord, Entry, IdemEntry, MailboxHead, MetaNumber, Owner,
-    SharedBody, TokenRecord, UserRecord, Value,
+    AckRecord, DedupEntry, DedupHead, DeviceRecord, Entry, IdemEntry, MailboxHead, MetaNumber, NotBefore,
+    Owner, SharedBody, TokenRecord, UserRecord, Value,
 };
 use super::{Scan, StoreError, Table, View};
 
@@ -57,6 +57,15 @@ fn account(key: &[u8], value: &[u8]) -> Option<String> {
         (&ACCOUNT_USER, rest) => Some(format!("user {} = {}", number(rest, 0)?, of::<UserRecord>(value))),
         (&ACCOUNT_PHONE, rest) => {
             Some(format!("phone {} = {}", String::from_utf8_lossy(rest), of::<Owner>(value)))
+        }
+        (&ACCOUNT_SUBJECT, rest) => {
+            let (&length, rest) = rest.split_first()?;
+            let (issuer, name) = rest.split_at_checked(usize::from(length))?;
+            let [issuer, name] = [issuer, name].map(String::from_utf8_lossy);
+            Some(format!("subject {name} of {issuer} = {}", of::<Owner>(value)))
+        }
+        (&ACCOUNT_NOT_BEFORE, rest) => {
+            Some(format!("user {} = {}", number(rest, 0)?, of::<NotBefore>(value)))
         }
         _ => None,
     }
@@ -156,6 +165,8 @@ mod tests {
         let line = describe(Table::Mailbox, &key::mailbox(user, Seq::new(0)), &head.to_bytes());
         let value = "MailboxHead { next: Seq(8), trimmed_to: Seq(2) }";
         assert_eq!(line, format!("mailbox/{home:04} user 10000 seq 0 = {value}"));
+        let line = describe(Table::Account, &key::subject("iss", "anna"), &Owner { user }.to_bytes());
+        assert!(line.ends_with("subject anna of iss = Owner { user: UserId(10000) }"), "{line}");
         let ack = OfDevice::Ack.key(user, DeviceId::new(10_001));
         let line = describe(Table::Device, &ack, &[77]);
         assert!(

@@ -5,6 +5,8 @@
 //! | meta | partition 2 (0), kind 1 | [`Meta`] |
 //! | account | partition 2 (of the user), 1, user 8 | `UserRecord` |
 //! | account | partition 2 (of the number), 2, phone number | `Owner` |
+//! | account | partition 2 (of the name), 3, length of the issuer 1, issuer, name | `Owner` |
+//! | account | partition 2 (of the user), 4, user 8 | `NotBefore` |
 //! | device | partition 2 (of the user), 1, user 8, device 8 | `DeviceRecord` |
 //! | device | partition 2 (of the user), 2, user 8, device 8 | `TokenRecord` |
 //! | device | partition 2 (of the user), 3, user 8, device 8 | `AckRecord` |
@@ -53,6 +55,8 @@ impl Meta {
 
 pub(super) const ACCOUNT_USER: u8 = 1;
 pub(super) const ACCOUNT_PHONE: u8 = 2;
+pub(super) const ACCOUNT_SUBJECT: u8 = 3;
+pub(super) const ACCOUNT_NOT_BEFORE: u8 = 4;
 
 /// `account`: a user. 11 bytes.
 pub fn user(user: UserId) -> [u8; 11] {
@@ -62,6 +66,21 @@ pub fn user(user: UserId) -> [u8; 11] {
 /// `account`: whose a phone number is. 3 bytes and the number.
 pub fn phone(number: &str) -> Vec<u8> {
     [&Partition::of_text(number).to_be_bytes()[..], &[ACCOUNT_PHONE], number.as_bytes()].concat()
+}
+
+/// `account`: whose an issuer's name is. 4 bytes, issuer and name.
+///
+/// # Panics
+/// When the issuer is longer than 255 bytes.
+pub fn subject(issuer: &str, name: &str) -> Vec<u8> {
+    let partition = Partition::of_text(name).to_be_bytes();
+    let length = u8::try_from(issuer.len()).expect("an issuer is bounded where it is read");
+    [&partition[..], &[ACCOUNT_SUBJECT, length], issuer.as_bytes(), name.as_bytes()].concat()
+}
+
+/// `account`: since when a user's tokens count. 11 bytes.
+pub fn not_before(user: UserId) -> [u8; 11] {
+    concat(&[&Partition::of_user(user).to_be_bytes(), &[ACCOUNT_NOT_BEFORE], &user.get().to_be_bytes()])
 }
 
 /// What `device` holds for a user's device, by its kind byte.
@@ -86,6 +105,13 @@ impl OfDevice {
             &device.get().to_be_bytes(),
         ])
     }
+}
+
+/// The device in a key of [`OfDevice`]; `None` when it is another key.
+pub fn device_of(key: &[u8]) -> Option<DeviceId> {
+    let bytes: &[u8; 19] = key.try_into().ok()?;
+    let (_, device) = bytes.split_last_chunk()?;
+    Some(DeviceId::new(u64::from_be_bytes(*device)))
 }
 
 pub(super) const DEVICE_OWNER: u8 = 4;
@@ -183,5 +209,9 @@ mod tests {
             [OfDevice::Record, OfDevice::Token, OfDevice::Ack].map(|kind| kind.key(user, device).to_vec());
         assert!(kinds.iter().all(|key| key[..] != device_owner(device)));
         assert!(kinds[0] < kinds[1] && kinds[1] < kinds[2]);
+        assert!(kinds.iter().all(|key| device_of(key) == Some(device)));
+        assert_eq!(device_of(&device_owner(device)), None);
+        assert_ne!(subject("a", "bc"), subject("ab", "c"));
+        assert_ne!(super::user(user), not_before(user));
     }
 }

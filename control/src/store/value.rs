@@ -65,6 +65,8 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 const FORM_1: u8 = 1;
 /// With what was added since.
 const FORM_2: u8 = 2;
+/// And with what was added since then.
+const FORM_3: u8 = 3;
 
 /// Values that are one form byte and unsigned varints.
 macro_rules! numbers {
@@ -112,6 +114,13 @@ numbers! {
     AckRecord("ack") {
         /// Everything up to here.
         seq: Seq = Seq::new, Seq::get;
+    }
+    /// Since when a user's tokens count.
+    NotBefore("not-before") {
+        /// Tokens issued before this open nothing; Unix milliseconds.
+        before_ms: i64 = unzigzag, zigzag;
+        /// Sessions with a smaller attach number may have begun with one of those.
+        since: Attach = Attach::new, Attach::get;
     }
     /// Where a mailbox stands. It exists from the moment its user does.
     MailboxHead("mailbox head") {
@@ -222,17 +231,38 @@ pub struct TokenRecord {
     pub generation: u64,
     /// Sessions with a smaller attach number began under an earlier token (form 1 has none: 0).
     pub since: Attach,
-    /// `None`: revoked.
+    /// `None`: revoked, or there never was one of ours.
     pub token: Option<NewToken>,
+    /// When `token` was issued, Unix milliseconds (forms 1 and 2: 0).
+    pub issued_at_ms: i64,
+    /// Somebody else has vouched for this device (forms 1 and 2: false).
+    pub vouched: bool,
+    /// What others issued for this device before this time opens nothing, Unix milliseconds (forms 1 and 2: 0).
+    pub not_before_ms: i64,
+}
+
+impl TokenRecord {
+    /// Of a device without a token of ours.
+    pub const NONE: Self = Self {
+        generation: 0,
+        since: Attach::new(0),
+        token: None,
+        issued_at_ms: 0,
+        vouched: false,
+        not_before_ms: 0,
+    };
 }
 
 impl Value for TokenRecord {
     const WHAT: &'static str = "token";
 
     fn put(&self, out: &mut Vec<u8>) {
-        out.push(FORM_2);
+        out.push(FORM_3);
         put_varint(out, self.generation);
         put_varint(out, self.since.get());
+        put_signed(out, self.issued_at_ms);
+        out.push(u8::from(self.vouched));
+        put_signed(out, self.not_before_ms);
         out.push(u8::from(self.token.is_some()));
         if let Some(token) = self.token {
             out.extend_from_slice(token.hash.as_bytes());
@@ -242,18 +272,25 @@ impl Value for TokenRecord {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, CorruptValue> {
         let form = reader.u8()?;
-        if form != FORM_1 && form != FORM_2 {
+        if !(FORM_1..=FORM_3).contains(&form) {
             return Err(reader.corrupt("unknown form"));
         }
-        let generation = reader.varint()?;
-        let since = Attach::new(if form == FORM_2 { reader.varint()? } else { 0 });
-        if !reader.flag()? {
-            return Ok(Self { generation, since, token: None });
+        let mut record = Self { generation: reader.varint()?, ..Self::NONE };
+        if form >= FORM_2 {
+            record.since = Attach::new(reader.varint()?);
         }
-        let mut hash = [0; 32];
-        hash.copy_from_slice(reader.take(32)?);
-        let token = NewToken { hash: TokenHash::from_bytes(hash), expires_at_ms: reader.signed()? };
-        Ok(Self { generation, since, token: Some(token) })
+        if form >= FORM_3 {
+            record.issued_at_ms = reader.signed()?;
+            record.vouched = reader.flag()?;
+            record.not_before_ms = reader.signed()?;
+        }
+        if reader.flag()? {
+            let mut hash = [0; 32];
+            hash.copy_from_slice(reader.take(32)?);
+            let hash = TokenHash::from_bytes(hash);
+            record.token = Some(NewToken { hash, expires_at_ms: reader.signed()? });
+        }
+        Ok(record)
     }
 }
 
@@ -275,6 +312,13 @@ pub enum IdemResult {
     Registered(Registered),
     /// Of a revocation.
     Revoked(bool),
+    /// Of a revocation by time.
+    RevokedBefore {
+        /// What counts since, Unix milliseconds.
+        before_ms: i64,
+        /// Tokens of ours that were ended.
+        devices: u32,
+    },
     /// Of a push: the seq of each user in the order of the request; 0: no such user.
     Pushed(MessageId, Vec<Seq>),
 }
@@ -293,6 +337,11 @@ impl Value for IdemEntry {
                 put_varint(out, registered.device.get());
             }
             IdemResult::Revoked(revoked) => out.extend_from_slice(&[2, u8::from(*revoked)]),
+            IdemResult::RevokedBefore { before_ms, devices } => {
+                out.push(4);
+                put_signed(out, *before_ms);
+                put_varint(out, u64::from(*devices));
+            }
             IdemResult::Pushed(id, seqs) => {
                 out.push(3);
                 put_varint(out, id.get());
@@ -319,6 +368,10 @@ impl Value for IdemEntry {
                 let seqs = (0..count).map(|_| reader.varint().map(Seq::new)).collect::<Result<_, _>>()?;
                 IdemResult::Pushed(id, seqs)
             }
+            4 => IdemResult::RevokedBefore {
+                before_ms: reader.signed()?,
+                devices: u32::try_from(reader.varint()?).map_err(|_| reader.corrupt("too many devices"))?,
+            },
             _ => return Err(reader.corrupt("unknown result")),
         };
         Ok(Self { fingerprint, expires_at_ms, result })
@@ -463,10 +516,15 @@ mod tests {
             comes_back(&DeviceRecord { created_at_ms: signed, info });
             let token = NewToken { hash: TokenHash::from_bytes(hash), expires_at_ms: signed };
             let since = Attach::new(number / 3);
-            comes_back(&TokenRecord { generation: number, since, token: flag.then_some(token) });
+            comes_back(&TokenRecord {
+                generation: number, since, token: flag.then_some(token), issued_at_ms: signed, vouched: !flag,
+                not_before_ms: signed / 3,
+            });
+            comes_back(&NotBefore { before_ms: signed, since });
             for result in [
                 IdemResult::Registered(Registered { is_new: flag, user, device: DeviceId::new(9) }),
                 IdemResult::Revoked(flag),
+                IdemResult::RevokedBefore { before_ms: signed, devices: kind as u32 },
                 IdemResult::Pushed(MessageId::new(number), vec![Seq::new(0), Seq::new(number)]),
             ] {
                 comes_back(&IdemEntry { fingerprint: number, expires_at_ms: signed, result });
@@ -477,15 +535,19 @@ mod tests {
         }
 
         #[test]
-        fn a_token_of_the_first_form_is_read(generation in 1..100_u8, flag: bool) {
+        fn tokens_of_earlier_forms_are_read(generation in 1..100_u8, flag: bool) {
             let mut first = vec![1, generation, u8::from(flag)];
             let token = NewToken { hash: TokenHash::from_bytes([7; 32]), expires_at_ms: -1 };
             if flag {
                 first.extend([7; 32]);
                 first.push(1);
             }
-            let record = TokenRecord { generation: generation.into(), since: Attach::new(0), token: flag.then_some(token) };
+            let token = flag.then_some(token);
+            let record = TokenRecord { generation: generation.into(), token, ..TokenRecord::NONE };
             assert_eq!(TokenRecord::from_bytes(&first), Ok(record));
+            // The second has the attach number after the generation.
+            let second = [&[2, generation, 9], &first[2..]].concat();
+            assert_eq!(TokenRecord::from_bytes(&second), Ok(TokenRecord { since: Attach::new(9), ..record }));
         }
 
         #[test]

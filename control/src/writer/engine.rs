@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use gimbal_codec::{Attach, CloseReason, DeviceId, Seq, SessionKey, UserId};
-use gimbal_rpc::link::{Down, Refusal, SendResult};
+use gimbal_rpc::link::{Down, Grant, Refusal, SendResult};
 
 use super::{Counters, Job};
-use crate::command::{Command, Reply, ReplyTo, SESSIONS_PAGE_MAX, Sender, SessionRef, Stats};
+use crate::command::{Admitted, Command, Lane, Reply, ReplyTo, SESSIONS_PAGE_MAX, Sender, SessionRef, Stats};
 use crate::error::RequestError;
 use crate::executor::{Effect, Executor, Output};
 use crate::log::CommandLog;
@@ -41,8 +41,10 @@ struct Touched {
 
 impl Touched {
     fn add(&mut self, command: &Command, output: &Output) {
-        if let Effect::Kick { device, .. } = output.effect {
-            self.devices.insert(device);
+        match output.effect {
+            Effect::Kick { device, .. } => drop(self.devices.insert(device)),
+            Effect::KickOlder { user, .. } => drop(self.users.insert(user)),
+            _ => {}
         }
         match command {
             Command::Attach { device, .. }
@@ -50,6 +52,7 @@ impl Touched {
             | Command::Detach { device, .. }
             | Command::Kick { device: Some(device), .. } => drop(self.devices.insert(*device)),
             Command::Kick { user, device: None } => drop(self.users.insert(*user)),
+            Command::AttachVouched { vouched, .. } => drop(self.devices.insert(vouched.device)),
             _ => {}
         }
     }
@@ -144,8 +147,9 @@ impl Engine {
         self.apply(output.effect);
         let Job { command, reply_to } = job;
         let result = match command {
-            Command::Attach { lane, session, user, device, peer, .. } => {
-                self.attach(&Arrival { lane, session, user, device, peer: &peer }, output.result, now_ms);
+            Command::Attach { lane, session, peer, .. }
+            | Command::AttachVouched { lane, session, peer, .. } => {
+                self.attach(lane, session, &peer, output.result, now_ms);
                 return;
             }
             Command::Announce { session, user, device, peer } => {
@@ -214,19 +218,31 @@ impl Engine {
                 }
                 self.counters.deliveries.add(self.routes.deliver(&body, &users));
             }
+            Effect::KickOlder { user, before_ms, reason } => {
+                self.routes.kick_older(user, before_ms, reason);
+            }
             Effect::Kick { user, device, reason } => {
                 self.routes.kick(user, Some(device), reason);
             }
         }
     }
 
-    fn attach(&mut self, arrival: &Arrival<'_>, result: Result<Reply, RequestError>, now_ms: i64) {
-        let (lane, session) = (arrival.lane, arrival.session);
+    fn attach(
+        &mut self,
+        lane: Lane,
+        session: SessionKey,
+        peer: &str,
+        result: Result<Reply, RequestError>,
+        now_ms: i64,
+    ) {
         match result {
-            Ok(Reply::Admitted { latest }) => {
-                let Some((attach, took_over)) = self.routes.attach(arrival, now_ms) else { return };
+            Ok(Reply::Admitted(Admitted { user, device, latest, issued_at_ms, expires_at_ms })) => {
+                let arrival = Arrival { lane, session, user, device, peer, issued_at_ms };
+                let Some((attach, took_over)) = self.routes.attach(&arrival, now_ms) else { return };
                 self.counters.takeovers.add(u64::from(took_over));
-                self.routes.send(lane, Down::SignedIn { session, attach, latest });
+                let expires_at_ms = if expires_at_ms == i64::MAX { 0 } else { expires_at_ms };
+                let grant = Grant { user, device, expires_at_ms };
+                self.routes.send(lane, Down::SignedIn { session, attach, latest, grant });
             }
             Ok(reply) => unreachable!("an attach is admitted or refused, not {reply:?}"),
             Err(error) => self.routes.send(lane, Down::SignInRefused { session, refusal: error.refusal() }),
@@ -244,8 +260,9 @@ impl Engine {
         let SessionRef { lane, session, attach: was } = at;
         let kick = |reason| Down::Kick { session, attach: was, reason };
         let item = match result {
-            Ok(Reply::Admitted { latest }) => {
-                match self.routes.announce(&Arrival { lane, session, user, device, peer }, was, now_ms) {
+            Ok(Reply::Admitted(Admitted { latest, issued_at_ms, .. })) => {
+                let arrival = Arrival { lane, session, user, device, peer, issued_at_ms };
+                match self.routes.announce(&arrival, was, now_ms) {
                     Some(Announced::Attached(attach)) => Down::Announced { session, attach, latest },
                     Some(Announced::Superseded) => kick(CloseReason::Takeover),
                     Some(Announced::Kicked) => kick(CloseReason::Kicked),

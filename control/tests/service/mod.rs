@@ -11,4 +11,5 @@ mod raw;
 mod refusals;
 mod rig;
 mod tls;
+mod tokens;
 mod web;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Mutex};
 use bytes::Bytes;
 use gimbal_codec::{Attach, DeviceId, GatewayId, RoomId, Seq, SessionKey, UserId};
 use gimbal_rpc::{
-    link::{Caller, Down},
+    link::{Caller, Down, Grant},
     link_v1::link_server::{Link, LinkServer},
 };
 use tokio::sync::mpsc::{Receiver, Sender};
@@ -117,7 +117,12 @@ fn detach(index: u32) -> Up {
 }
 
 fn signed_in() -> Down {
-    Down::SignedIn { session: SessionKey::new(ShardId(0), 1, 1), attach: Attach::new(9), latest: Seq::new(4) }
+    Down::SignedIn {
+        session: SessionKey::new(ShardId(0), 1, 1),
+        attach: Attach::new(9),
+        latest: Seq::new(4),
+        grant: Grant::default(),
+    }
 }
 
 fn submit(uplink: &Arc<dyn Uplink>, items: Vec<Up>) -> Result<(), LinkFull> {

@@ -6,8 +6,9 @@
 
 use gimbal_codec::Seq;
 
-/// Where a session stands in its user's mailbox.
+/// Where a session stands in its user's mailbox. Packed: four bytes that alignment would leave empty are another field's.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[repr(Rust, packed(4))]
 pub(super) struct Cursor {
     /// Highest seq given; without a kept cursor: given live, or stored before the sign-in.
     at: Seq,
@@ -63,17 +64,17 @@ impl Cursor {
 
     /// Messages wait that the session was not given, and that a sync will bring.
     pub(super) fn is_short(&self) -> bool {
-        self.is_kept && self.at < self.latest
+        self.is_kept && { self.at } < { self.latest }
     }
 
     /// A stored message arrived from control.
     pub(super) fn offer(&mut self, seq: Seq, is_syncing: bool) -> Offer {
         self.latest = self.latest.max(seq);
-        if seq <= self.at {
+        if seq <= { self.at } {
             Offer::Repeated
         } else if self.is_kept && (is_syncing || self.is_behind) {
             Offer::Held
-        } else if seq == self.at.next() {
+        } else if seq == { self.at }.next() {
             Offer::Next
         } else {
             Offer::Gap
@@ -123,13 +124,13 @@ impl Cursor {
     /// # Errors
     /// [`Lost`].
     pub(super) fn announced(&mut self, latest: Seq) -> Result<(), Lost> {
-        let is_lost = if self.is_kept { latest < self.at } else { latest != self.at };
+        let is_lost = if self.is_kept { latest < { self.at } } else { latest != { self.at } };
         if is_lost {
             return Err(Lost);
         }
         // Whatever is stored after this moment is delivered after this item, so nothing higher is worth remembering.
         self.latest = latest;
-        if self.at == latest {
+        if { self.at } == latest {
             self.is_behind = false;
             self.is_owed = false;
         }

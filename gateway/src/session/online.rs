@@ -22,6 +22,8 @@ pub(super) struct Online {
     pub(super) cursor: Cursor,
     /// The sync under way; there is one at a time.
     pub(super) syncing: Option<Box<Tag>>,
+    /// See [`Self::expires`]; seconds.
+    expires: u32,
     rooms: RoomSet,
     known: Known,
     signals: Used,
@@ -42,11 +44,12 @@ const AWAY: Refused = Refused(code::UNAVAILABLE, "control is away");
 
 impl Online {
     /// Attached on the link with this number.
-    pub(super) fn new(caller: Caller, cursor: Cursor, link: u64, now: Moment) -> Self {
+    pub(super) fn new(caller: Caller, cursor: Cursor, link: u64, now: Moment, expires: Moment) -> Self {
         Self {
             caller,
             cursor,
             syncing: None,
+            expires: expires.to_seconds(),
             rooms: RoomSet::default(),
             known: Known::attached(link),
             signals: Used::new(now),
@@ -54,6 +57,11 @@ impl Online {
             bytes: Level::new(now),
             calls: 0,
         }
+    }
+
+    /// When the token is over that it signed in with.
+    pub(super) fn expires(&self) -> Moment {
+        Moment::from_seconds(self.expires)
     }
 
     /// One packet of the client; `body` is the packet as it came.

@@ -2,6 +2,8 @@
 
 mod announce;
 
+mod grant;
+
 use bytes::Bytes;
 use gimbal_codec::body::{Behind, Close, Message, Reply, Rooms, Send, SignIn, Signal, SubscribeRoom, Sync};
 use gimbal_codec::limits::{CONTENT_BYTES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MAX_FRESH, FRESH_FRAMES_MAX};
@@ -9,7 +11,7 @@ use gimbal_codec::{
     Attach, Body, ClientMessageId, CloseReason, Command, Decoder, DeviceId, MessageId, Packet, RoomId, Seq,
     SessionKey, ShardId, UserId, code,
 };
-use gimbal_rpc::link::{self, Page, Refusal, SendResult, SignalTarget, Tag, Up};
+use gimbal_rpc::link::{self, Grant, Page, Refusal, SendResult, SignalTarget, Tag, Up};
 
 use super::online::CALLS_MAX;
 use super::{Action, Counter, Counts, Deliver, Flow, Limits, Moment, Pace, Session, Turn};
@@ -50,7 +52,9 @@ impl Fixture {
     fn online(cursor: Option<u64>) -> Self {
         let mut fixture = Self::fresh();
         fixture.sign_in(cursor).unwrap();
-        fixture.call(|session, turn| session.handle_signed_in(ATTACH, Seq::new(5), turn)).unwrap();
+        fixture
+            .call(|session, turn| session.handle_signed_in(ATTACH, Seq::new(5), Grant::default(), turn))
+            .unwrap();
         fixture.received();
         fixture.actions.clear();
         fixture
@@ -172,7 +176,9 @@ fn a_gim_client_gets_an_empty_answer_and_ours_a_result() {
         let Action::SignIn(request) = &fixture.actions[0] else { panic!("{:?}", fixture.actions) };
         assert_eq!((request.user.get(), request.device.get(), &request.token[..]), (10, 20, &b"secret"[..]));
         assert!(!format!("{request:?}").contains("secret"));
-        fixture.call(|session, turn| session.handle_signed_in(ATTACH, Seq::new(5), turn)).unwrap();
+        fixture
+            .call(|session, turn| session.handle_signed_in(ATTACH, Seq::new(5), Grant::default(), turn))
+            .unwrap();
         assert_eq!(fixture.actions[1], Action::Online { user: UserId::new(10) });
         let out = fixture.received();
         assert_eq!((out.len(), out[0].1, out[0].3.is_empty()), (1, 1, is_empty));
@@ -386,7 +392,9 @@ fn live_messages_come_in_order_and_a_gap_is_told_once() {
 fn a_sign_in_with_an_old_cursor_is_told_what_waits() {
     let mut fixture = Fixture::fresh();
     fixture.sign_in(Some(2)).unwrap();
-    fixture.call(|session, turn| session.handle_signed_in(ATTACH, Seq::new(5), turn)).unwrap();
+    fixture
+        .call(|session, turn| session.handle_signed_in(ATTACH, Seq::new(5), Grant::default(), turn))
+        .unwrap();
     let out = fixture.received();
     assert_eq!((out.len(), out[0].1, behind(&out[1])), (2, 1, 5));
     fixture.deliver(3).unwrap();
@@ -540,7 +548,9 @@ fn a_connection_that_ends_while_control_is_asked_takes_the_question_back() {
     fixture.call(|session, turn| session.handle_gone(turn));
     let Some(Action::Up(Up::Detach { caller })) = fixture.actions.pop() else { panic!("no detach") };
     assert_eq!((caller.user.get(), caller.device.get(), caller.attach), (10, 20, Attach::default()));
-    fixture.call(|session, turn| session.handle_signed_in(ATTACH, Seq::new(5), turn)).unwrap();
+    fixture
+        .call(|session, turn| session.handle_signed_in(ATTACH, Seq::new(5), Grant::default(), turn))
+        .unwrap();
     assert!(fixture.queue.is_empty() && fixture.counts.get(Counter::StaleItem) == 1);
 }
 

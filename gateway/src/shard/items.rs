@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use gimbal_rpc::link::{Body, Down, Target};
+use gimbal_codec::{Attach, Seq, SessionKey};
+use gimbal_rpc::link::{Body, Caller, Down, Grant, Target, Up};
 
 use super::inbox::Item;
 use super::{ITEMS_PER_TURN, Shard};
 use crate::fanout::Offered;
 use crate::metrics::{Drop, Total};
-use crate::session::Deliver;
+use crate::session::{Counter, Deliver};
 
 impl Shard {
     pub(super) fn take_items(&mut self) {
@@ -33,10 +34,20 @@ impl Shard {
         }
     }
 
+    /// Control may have learned that the session is gone before it knew whose it is: it is told again, by that name.
+    fn take_signed_in(&mut self, session: SessionKey, attach: Attach, latest: Seq, grant: Grant) {
+        let is_there = self.call(session, |s, turn| s.handle_signed_in(attach, latest, grant, turn));
+        if !is_there {
+            self.counts.add(Counter::StaleItem);
+            let Grant { user, device, .. } = grant;
+            self.up.push(Up::Detach { caller: Caller { session, attach, user, device } });
+        }
+    }
+
     fn take_down(&mut self, down: Down) {
         match down {
-            Down::SignedIn { session, attach, latest } => {
-                self.call_for_control(session, |s, turn| s.handle_signed_in(attach, latest, turn));
+            Down::SignedIn { session, attach, latest, grant } => {
+                self.take_signed_in(session, attach, latest, grant);
             }
             Down::SignInRefused { session, refusal } => {
                 self.call_for_control(session, |s, turn| s.handle_sign_in_refused(&refusal, turn));

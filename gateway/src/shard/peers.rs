@@ -180,6 +180,7 @@ fn split(targets: Vec<Target>) -> Vec<(ShardId, Vec<Target>)> {
 #[cfg(test)]
 mod tests {
     use gimbal_codec::{Attach, Seq, SessionKey};
+    use gimbal_rpc::link::Grant;
 
     use super::*;
     use crate::ring::Doorbell;
@@ -205,8 +206,12 @@ mod tests {
         let peers = Peers::new(inboxes.collect());
         bells.iter().for_each(|bell| bell.fall_asleep());
         let session = |shard| SessionKey::new(ShardId(shard), 1, 1);
-        let signed_in =
-            |shard| Down::SignedIn { session: session(shard), attach: Attach::new(1), latest: Seq::new(0) };
+        let signed_in = |shard| Down::SignedIn {
+            session: session(shard),
+            attach: Attach::new(1),
+            latest: Seq::new(0),
+            grant: Grant::default(),
+        };
         peers.deliver(&mut vec![signed_in(2), signed_in(9)]).unwrap();
         assert_eq!(bells.iter().map(|bell| bell.rings()).collect::<Vec<_>>(), [0, 0, 1]);
         bells[2].fall_asleep();

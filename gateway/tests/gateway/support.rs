@@ -16,7 +16,7 @@ use gimbal_codec::{
 use gimbal_gateway::config::{Config, WebSocket};
 use gimbal_gateway::server::{Plane, Server};
 use gimbal_rpc::link::{
-    Body, Control, Down, Downlink, Hello, LinkFull, Page, Refusal, SendResult, Target, Up, Uplink,
+    Body, Control, Down, Downlink, Grant, Hello, LinkFull, Page, Refusal, SendResult, Target, Up, Uplink,
 };
 
 /// Longest wait for anything; only reached when a test fails.
@@ -328,7 +328,8 @@ impl Inner {
             }
             Up::SignIn { session, user, device, .. } => {
                 let attach = self.attach(session, user, device, out);
-                out.push(Down::SignedIn { session, attach, latest: self.latest(user) });
+                let grant = Grant { user, device, expires_at_ms: 0 };
+                out.push(Down::SignedIn { session, attach, latest: self.latest(user), grant });
             }
             Up::Announce { caller, .. } => {
                 let attach = self.attach(caller.session, caller.user, caller.device, out);

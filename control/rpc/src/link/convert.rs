@@ -10,7 +10,9 @@ use gimbal_codec::{
     UserId,
 };
 
-use super::{Body, Caller, Down, Hello, Page, Refusal, SendResult, Signal, SignalTarget, Tag, Target, Up};
+use super::{
+    Body, Caller, Down, Grant, Hello, Page, Refusal, SendResult, Signal, SignalTarget, Tag, Target, Up,
+};
 use crate::link_v1 as pb;
 
 /// A link item that this side does not understand: the stream is closed.
@@ -182,10 +184,13 @@ impl From<Down> for pb::Down {
     fn from(down: Down) -> Self {
         use pb::down::Kind;
         let kind = match down {
-            Down::SignedIn { session, attach, latest } => Kind::SignedIn(pb::SignedIn {
+            Down::SignedIn { session, attach, latest, grant } => Kind::SignedIn(pb::SignedIn {
                 session: session.to_u64(),
                 attach: attach.get(),
                 latest: latest.get(),
+                user: grant.user.get(),
+                device: grant.device.get(),
+                expires_at_ms: grant.expires_at_ms,
             }),
             Down::SignInRefused { session, refusal } => Kind::SignInRefused(pb::SignInRefused {
                 session: session.to_u64(),
@@ -277,6 +282,11 @@ impl TryFrom<pb::Down> for Down {
                 session: SessionKey::from_u64(item.session),
                 attach: Attach::new(item.attach),
                 latest: Seq::new(item.latest),
+                grant: Grant {
+                    user: UserId::new(item.user),
+                    device: DeviceId::new(item.device),
+                    expires_at_ms: item.expires_at_ms,
+                },
             },
             Kind::SignInRefused(item) => Down::SignInRefused {
                 session: SessionKey::from_u64(item.session),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use gimbal_codec::{Attach, CloseReason, MessageId, Seq, SessionKey, code, epoch_number};
-use gimbal_rpc::link::{Body, Down, Page, Refusal, Tag, Target, Up};
+use gimbal_rpc::link::{Body, Down, Grant, Page, Refusal, Tag, Target, Up};
 
 use super::client::content_of;
 
@@ -55,7 +55,7 @@ impl Control {
             Up::SignIn { session, .. } => {
                 let attach = self.next_attach();
                 self.replace(Route { session, attach, rank: attach });
-                self.lane.push_back(Down::SignedIn { session, attach, latest });
+                self.lane.push_back(Down::SignedIn { session, attach, latest, grant: Grant::default() });
             }
             Up::Announce { caller, .. } => {
                 let (session, rank) = (caller.session, caller.attach);

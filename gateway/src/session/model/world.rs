@@ -315,11 +315,11 @@ impl World {
 
     fn take_down(&mut self, down: Down) {
         match down {
-            Down::SignedIn { session: key, attach, latest } => {
+            Down::SignedIn { session: key, attach, latest, grant } => {
                 if key == self.key {
                     self.client.latest_at_sign_in = latest.get();
                 }
-                self.on(key, |session, turn| session.handle_signed_in(attach, latest, turn));
+                self.on(key, |session, turn| session.handle_signed_in(attach, latest, grant, turn));
             }
             Down::Announced { session: key, attach, latest } => {
                 self.announced += 1;

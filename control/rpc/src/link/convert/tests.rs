@@ -127,7 +127,12 @@ fn down() -> impl Strategy<Value = Down> {
     let target = (to(), seq()).prop_map(|((session, attach), seq)| Target { session, attach, seq });
     let done = || (to(), tag());
     prop_oneof![
-        (to(), seq()).prop_map(|((session, attach), latest)| Down::SignedIn { session, attach, latest }),
+        (to(), seq(), any::<[u64; 2]>(), any::<i64>()).prop_map(
+            |((session, attach), latest, [user, device], expires_at_ms)| {
+                let grant = Grant { user: UserId::new(user), device: DeviceId::new(device), expires_at_ms };
+                Down::SignedIn { session, attach, latest, grant }
+            }
+        ),
         (session(), refusal()).prop_map(|(session, refusal)| Down::SignInRefused { session, refusal }),
         (to(), seq()).prop_map(|((session, attach), latest)| Down::Announced { session, attach, latest }),
         (body(), proptest::collection::vec(target, 1..5))
