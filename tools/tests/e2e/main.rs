@@ -21,3 +21,4 @@ mod storm;
 mod takeover;
 mod tls;
 mod websocket;
+mod tokens;

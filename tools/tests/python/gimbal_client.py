@@ -73,7 +73,10 @@ class Client:
         self._requests = itertools.count(1)
         self._open(address, timeout)
         body = wire.SignIn(user_id=device.user_id, device_id=device.device_id, token=device.token, cursor=cursor)
-        self.latest = wire.SignInResult.FromString(self._call(wire.SIGN_IN, body)).latest
+        result = wire.SignInResult.FromString(self._call(wire.SIGN_IN, body))
+        self.latest = result.latest
+        self.user_id = result.user_id or device.user_id
+        self.device_id = result.device_id or device.device_id
 
     def _open(self, address, timeout):
         self._buffer = b""

@@ -22,9 +22,12 @@ def free_port():
 
 
 class Server:
-    """`gimbal serve --dev` on free loopback ports; `tcp`, `websocket`, `tls`, `websocket_tls`, `grpc` and `http` are their addresses."""
+    """`gimbal serve --dev` on free loopback ports; `tcp`, `websocket`, `tls`, `websocket_tls`, `grpc` and `http` are their addresses.
 
-    def __init__(self, tls_settings=""):
+    `settings` is TOML for the end of the configuration, `tls_settings` for the end of `[gateway.tls]`; `{folder}` in `settings` is the
+    server's folder, into which `files` are written."""
+
+    def __init__(self, settings="", files=(), tls_settings=""):
         self._folder = tempfile.TemporaryDirectory(prefix="gimbal-python-")
         self.tcp = ("127.0.0.1", free_port())
         self.grpc = f"127.0.0.1:{free_port()}"
@@ -44,7 +47,10 @@ class Server:
             "folder": folder,
             "tls_settings": tls_settings,
         }
-        config.write_text(CONFIG.format(**addresses, grpc=self.grpc, http=self.http))
+        for name, text in dict(files).items():
+            (folder / name).write_text(text)
+        text = CONFIG.format(**addresses, grpc=self.grpc, http=self.http)
+        config.write_text(text + settings.replace("{folder}", str(folder)))
         self._log = open(folder / "log", "w+")
         self._folder_path = folder
         self._command = [BINARY, "serve", "--dev", "--config", config, "--data", folder / "data"]
@@ -54,6 +60,11 @@ class Server:
         """Starts it, again after `stop` on the same data and ports."""
         self._process = subprocess.Popen(self._command, stdout=self._log, stderr=subprocess.STDOUT)
         self._wait_until_ready()
+
+    def restart(self):
+        """Stops it in order, and starts it on the same data and ports."""
+        self.stop()
+        self.start()
 
     def show_certificate(self, name):
         """Puts another certificate in place."""

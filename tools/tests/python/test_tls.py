@@ -16,7 +16,7 @@ PATIENCE = 60
 
 def setUpModule():
     global server
-    server = Server("handshakes_max = 16")
+    server = Server(tls_settings="handshakes_max = 16")
 
 
 def tearDownModule():
