@@ -10,7 +10,9 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use gimbal_benches::{CONTENT_BYTES, Rng};
 use gimbal_codec::{ClientMessageId, DeviceId, Seq, UserId, limits};
 use gimbal_control::{
+    auth::jwt::Jwt,
     command::{Command, DeviceInfo, NewToken, Proof, Registered, Reply, Sender, TokenHash},
+    config::{Algorithm, JwtConfig},
     executor::Executor,
     log::{CommandLog as _, EmbeddedLog},
     store::{
@@ -165,5 +167,26 @@ fn pages(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, executor, commits, pages);
+/// Tokens by each algorithm, as another implementation made them.
+fn tokens(c: &mut Criterion) {
+    let jwks_file = concat!(env!("CARGO_MANIFEST_DIR"), "/../control/src/auth/vectors/jwks.json");
+    let config = JwtConfig {
+        algorithms: vec![Algorithm::Hs256, Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa],
+        jwks_file: Some(jwks_file.into()),
+        audience: Some("gimbal".into()),
+        ..JwtConfig::default()
+    };
+    let jwt = Jwt::open(&config).expect("the keys are good");
+    let mut group = c.benchmark_group("control/check_token");
+    group.throughput(Throughput::Elements(1));
+    for line in include_str!("../control/src/auth/vectors/tokens.txt").lines() {
+        let (name, token) = line.split_once(' ').expect("a name and a token");
+        group.bench_function(name, |b| {
+            b.iter(|| assert!(jwt.check(token.as_bytes(), NOW_MS + 1000).is_ok()));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, executor, commits, pages, tokens);
 criterion_main!(benches);
