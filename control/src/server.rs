@@ -115,16 +115,17 @@ impl ControlServer {
     /// # Errors
     /// [`StartError`]; nothing is left running.
     pub async fn start(checked: Checked) -> Result<Self, StartError> {
-        let server = Self::start_not_ready(checked).await?;
+        let server = Self::start_not_ready(checked, axum::Router::new()).await?;
         server.set_ready(true).await;
         Ok(server)
     }
 
-    /// As [`Self::start`], but not ready until [`Self::set_ready`]: what clients connect to has yet to start.
+    /// As [`Self::start`], but not ready until [`Self::set_ready`]: what clients connect to has yet to start. The HTTP
+    /// listener serves `more_pages` beside its own, under the same bounds.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub async fn start_not_ready(checked: Checked) -> Result<Self, StartError> {
+    pub async fn start_not_ready(checked: Checked, more_pages: axum::Router) -> Result<Self, StartError> {
         let config = &checked.config;
         for warning in &checked.warnings {
             tracing::warn!("{warning}");
@@ -164,7 +165,7 @@ impl ControlServer {
         let stop_http = watch::Sender::new(false);
         let http = tokio::spawn(http::serve_pages_over(
             http_listener,
-            http::router(pages),
+            http::router(pages).merge(more_pages),
             config.limits.http_connections_max,
             checked.tls.clone().filter(|_| config.tls.http),
             count_into(&metrics),

@@ -1,10 +1,12 @@
 //! A running server: control, gateway or both in one process, from start to drained end.
 
+mod chat;
 mod http;
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
+use axum::Router;
 use gimbal_control::ControlServer;
 use gimbal_gateway::{
     link::RemoteConfig,
@@ -128,13 +130,19 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts control, then the gateway on it; ready when both have.
+    /// Starts control, then the gateway on it; ready when both have. With `dev` the HTTP listener has the chat page, too.
     ///
     /// # Errors
     /// Whatever refuses to start, with what to change; nothing is left running.
-    pub async fn start(config: Config, dev: bool) -> Result<Self> {
+    pub async fn start(mut config: Config, dev: bool) -> Result<Self> {
         let gateway_config = config.gateway;
-        let control = ControlServer::start_not_ready(config.control.check(dev)?).await?;
+        let (chat_ports, websocket_path) = (chat::Ports::default(), gateway_config.websocket.path.clone());
+        let mut pages = Router::new();
+        if dev {
+            chat::admit(&mut config.control);
+            pages = chat::router(Arc::clone(&chat_ports));
+        }
+        let control = ControlServer::start_not_ready(config.control.check(dev)?, pages).await?;
         let plane = control.plane();
         let started =
             tokio::task::spawn_blocking(move || Server::start(&gateway_config, Plane::Local(plane)));
@@ -147,6 +155,7 @@ impl Node {
         };
         let registry = registry(&gateway.metrics());
         control.add_metrics(Arc::new(move |page| render(&registry, page)));
+        chat::found(&chat_ports, &gateway, control.grpc_address().port(), &websocket_path);
         control.set_ready(true).await;
         Ok(Self { control, gateway })
     }

@@ -32,26 +32,27 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         let reload = Reload::new(flags, config.clone())?;
         let (drain_over, data_dir) = (config.process.drain_over, config.control.data_dir.clone());
         let node = Node::start(config, dev).await.context("gimbal does not start")?;
-        tell(&banner(&node, &data_dir.display().to_string()));
+        tell(&banner(&node, &data_dir.display().to_string(), dev));
         node.run(stop, reload, drain_over).await
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// What runs where, what to beware of, and what to try next.
-fn banner(node: &Node, data: &str) -> String {
+fn banner(node: &Node, data: &str, dev: bool) -> String {
     let control = node.control();
     let (tcp, grpc, http) = (node.gateway().local_addr(), control.grpc_address(), control.http_address());
     let shown = |address: Option<std::net::SocketAddr>| address.map_or("off".to_owned(), |at| at.to_string());
     let (websocket, tls) = (shown(node.gateway().websocket_addr()), shown(node.gateway().tls_addr()));
     let websocket_tls = shown(node.gateway().websocket_tls_addr());
+    let chat = if dev { ", a chat for browsers at /chat/" } else { "" };
     let mut text = format!(
         "gimbal {} is running\n  \
            TCP   {tcp:<22} clients\n  \
            WS    {websocket:<22} clients over WebSocket\n  \
            TLS   {tls:<22} clients over TCP in TLS; over WebSocket: {websocket_tls}\n  \
            gRPC  {grpc:<22} backends, administrators, sign-in by phone\n  \
-           HTTP  {http:<22} /healthz /readyz /metrics\n  \
+           HTTP  {http:<22} /healthz /readyz /metrics{chat}\n  \
            data  {data}\n",
         env!("CARGO_PKG_VERSION"),
     );

@@ -9,5 +9,6 @@ sys.path.insert(0, str(here))
 result = unittest.TextTestRunner(verbosity=2, stream=sys.stdout).run(unittest.defaultTestLoader.discover(here))
 failed = len(result.failures) + len(result.errors)
 verdict = "ok" if result.wasSuccessful() and result.testsRun else "FAILED"
-print(f"test result: {verdict}. {result.testsRun - failed} passed; {failed} failed")
+skipped = len(result.skipped)
+print(f"test result: {verdict}. {result.testsRun - failed - skipped} passed; {failed} failed; {skipped} ignored")
 sys.exit(verdict != "ok")
