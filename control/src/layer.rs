@@ -27,8 +27,8 @@ use tower_layer::Layer;
 use tracing::Instrument as _;
 
 use crate::{
-    clock,
     api_key::CERTIFIED,
+    clock,
     error::RequestError,
     front::Peer,
     metrics::{CallLabels, MethodLabels, Metrics},

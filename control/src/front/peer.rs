@@ -15,7 +15,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::Notify;
 
-use crate::{clock, api_key::Role};
+use crate::{api_key::Role, clock};
 
 /// Calls that one connection may abandon each second: a client gives up on what is late, one that goes on resetting only
 /// makes work (rapid reset, CVE-2023-44487).

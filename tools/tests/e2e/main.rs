@@ -20,5 +20,5 @@ mod start;
 mod storm;
 mod takeover;
 mod tls;
-mod websocket;
 mod tokens;
+mod websocket;
