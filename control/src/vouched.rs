@@ -137,16 +137,16 @@ impl Batch<'_> {
     ) -> Result<(), StoreError> {
         let from = OfDevice::Token.key(user, DeviceId::new(0));
         let to = OfDevice::Token.key(user, DeviceId::new(u64::MAX));
-        let mut devices = Vec::new();
-        self.overlay.view().scan(Table::Device, &from, &to, &mut |at, _| {
-            devices.push(key::device_of(at));
+        self.overlay.view().scan(Table::Device, &from, &to, &mut |at, stored| {
+            let now = match self.overlay.change(Table::Device, at) {
+                None => Some(stored),
+                Some(changed) => changed,
+            };
+            if let (Some(device), Some(bytes)) = (key::device_of(at), now) {
+                each(device, TokenRecord::from_bytes(bytes)?);
+            }
             Ok(Scan::Continue)
         })?;
-        for device in devices.into_iter().flatten() {
-            if let Some(record) = self.token(user, device)? {
-                each(device, record);
-            }
-        }
         Ok(())
     }
 

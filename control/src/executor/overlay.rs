@@ -41,6 +41,11 @@ impl<'a> Overlay<'a> {
         }
     }
 
+    /// What this batch has made of a key, `None` where it left it alone; for what was scanned in the store below.
+    pub(crate) fn change(&self, table: Table, key: &[u8]) -> Option<Option<&[u8]>> {
+        self.changed[table as usize].get(key).map(Option::as_deref)
+    }
+
     pub(crate) fn value<V: Value>(&self, table: Table, key: &[u8]) -> Result<Option<V>, StoreError> {
         Ok(self.get(table, key)?.map(|bytes| V::from_bytes(&bytes)).transpose()?)
     }
