@@ -9,7 +9,7 @@ use criterion::{BatchSize, Criterion, Throughput};
 use gimbal_codec::{
     Attach, Command, Decoder, DeviceId, Packet, RoomId, Seq, SessionKey, ShardId, UserId, body, frame, limits,
 };
-use gimbal_rpc::link::{Body, Down};
+use gimbal_rpc::link::{Body, Down, Grant};
 
 use crate::fanout::{Bursts, Offered, offer};
 use crate::gateway::shard::{
@@ -57,7 +57,9 @@ impl Connection {
             cursor: Some(Seq::new(0)),
         };
         connection.frame(&packet(&frame(Command::SignIn, "1", 0, &sign_in)));
-        connection.turn(|session, turn| session.handle_signed_in(ATTACH, Seq::new(0), turn).expect("online"));
+        connection.turn(|session, turn| {
+            session.handle_signed_in(ATTACH, Seq::new(0), Grant::default(), turn).expect("online");
+        });
         assert!(connection.session.is_online());
         connection.drain();
         connection

@@ -146,7 +146,7 @@ impl ControlServer {
         };
         let link = LinkService {
             plane: Arc::clone(&plane),
-            keys: checked.keys,
+            keys: checked.keys.clone(),
             metrics: Arc::clone(&metrics),
             limits: link_limits(&config.limits),
             control_epoch,

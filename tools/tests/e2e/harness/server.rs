@@ -142,8 +142,11 @@ impl Server {
         };
         let grpc_port = grpc.port();
         let shards = if gateway.contains("shards") { "" } else { "shards = 2\n" };
+        // Tests say at full speed what they have to say.
+        let flow = "frames_per_second = 0\nbytes_per_second = \"0B\"\n";
+        let flow = if gateway.contains("per_second") { "" } else { flow };
         format!(
-            "[gateway]\nlisten = \"{tcp}\"\npin = false\n{shards}{gateway}\n\
+            "[gateway]\nlisten = \"{tcp}\"\npin = false\n{shards}{flow}{gateway}\n\
              [gateway.websocket]\nlisten = \"{websocket}\"\n\
              [control]\ngrpc_listen = \"{grpc}\"\nhttp_listen = \"{http}\"\n{control}\n{tls}\
              [edge]\ncontrol = \"{scheme}://{host}:{grpc_port}\"\n{ca}http_listen = \"{gateway_http}\"\n\
