@@ -568,7 +568,7 @@ fn one_frame_serves_all_devices_of_a_user() {
 fn a_session_that_floods_is_refused_then_not_answered_then_closed_and_its_heartbeats_go_on_at_first() {
     let mut fixture = Fixture::online(None);
     fixture.limits.frames = Flow::new(10, 1);
-    let join = Rooms { rooms: vec![RoomId::new(1)].into() };
+    let join = Rooms { rooms: vec![RoomId::new(1)] };
     for expected in [code::OK, code::BUSY] {
         for n in 0..9 {
             fixture.send(19, &join).unwrap();

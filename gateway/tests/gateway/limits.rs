@@ -130,7 +130,7 @@ fn a_client_that_floods_is_closed_and_others_do_not_notice() {
     ] {
         let world = World::new(&config);
         let (mut hostile, mut other) = (world.online(1), world.online(2));
-        let join = frame(Command::Join, "r", 1, &Rooms { rooms: vec![RoomId::new(5)].into() });
+        let join = frame(Command::Join, "r", 1, &Rooms { rooms: vec![RoomId::new(5)] });
         // Three bursts would be the end of it; a slow run regains some.
         let flood = Bytes::from(join.repeat(4000));
         let mut answers = Vec::new();
@@ -166,7 +166,7 @@ fn limits_change_while_sessions_go_on() {
     // A shard takes the rest over at its next tick.
     eventually(
         || {
-            second.send(Command::Join, 1, &Rooms { rooms: vec![RoomId::new(1), RoomId::new(2)].into() });
+            second.send(Command::Join, 1, &Rooms { rooms: vec![RoomId::new(1), RoomId::new(2)] });
             matches!(second.packet().unwrap().reply_code(), code::TOO_MANY_ROOMS | code::BUSY)
         },
         "the new limit of rooms",

@@ -19,7 +19,8 @@ PATIENCE_S = 30
 
 class Chromium:
     def __init__(self, program):
-        self._folder = tempfile.TemporaryDirectory(prefix="gimbal-chromium-")
+        # Its helpers may still write there when it has ended.
+        self._folder = tempfile.TemporaryDirectory(prefix="gimbal-chromium-", ignore_cleanup_errors=True)
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
         flags += ["--remote-debugging-port=0", f"--user-data-dir={self._folder.name}", "--window-size=1100,720"]
         self._process = subprocess.Popen([program, *flags, "about:blank"], stderr=subprocess.DEVNULL)
