@@ -183,7 +183,7 @@ impl Jwt {
         }
     }
 
-    /// Whether the last look at the file found what is in use.
+    /// How many keys are in use.
     pub fn keys(&self) -> usize {
         self.keys.load().len()
     }
