@@ -348,6 +348,8 @@ impl Client {
             if options.websocket { open_pipe(&options.address) } else { (None, Vec::new()) };
         let mut writer = writer::Writer::new(write, pipe.clone());
         writer.write_as_is(&request).await.map_err(refused)?;
+        let mut reader = Reader::new(read, pipe);
+        reader.opened().await?;
         let sign_in = body::SignIn {
             user: options.user,
             device: options.device,
@@ -356,7 +358,6 @@ impl Client {
         };
         writer.write(&frame(Command::SignIn, SIGN_IN_ID, 0, &sign_in)).await.map_err(refused)?;
 
-        let mut reader = Reader::new(read, pipe);
         let data = reader.sign_in_answer().await?;
         let result = options.cursor.map(|_| SignInResult::decode(&data)).transpose()?;
 

@@ -73,6 +73,11 @@ impl Pipe {
         self.closed
     }
 
+    /// The server has granted the request.
+    pub const fn is_open(&self) -> bool {
+        self.accept.is_none()
+    }
+
     /// Whole frames of the stream, as the bytes to send now; what comes before the server's answer waits for it.
     pub fn outgoing(&mut self, frames: &[u8], out: &mut Vec<u8>) {
         if self.accept.is_none() {

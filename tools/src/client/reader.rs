@@ -47,6 +47,17 @@ impl Reader {
         }
     }
 
+    /// Waits until a server that speaks WebSocket has granted the request; over TCP there is nothing to wait for.
+    pub(super) async fn opened(&mut self) -> Result<(), ClientError> {
+        while self.pipe.as_ref().is_some_and(|pipe| !lock(pipe).is_open()) {
+            self.read().await?;
+            if let Some(error) = &self.broken {
+                return Err(error.clone());
+            }
+        }
+        Ok(())
+    }
+
     /// Data of the answer to the sign-in.
     pub(super) async fn sign_in_answer(&mut self) -> Result<Bytes, ClientError> {
         loop {
@@ -96,11 +107,18 @@ impl Reader {
             if let Some(error) = &self.broken {
                 return Err(error.clone());
             }
-            match self.half.read(&mut self.chunk).await {
-                Ok(0) => return Err(ClientError::Closed(lost("closed without a reason"))),
-                Ok(bytes) => self.broken = self.take(bytes).err(),
-                Err(error) => return Err(ClientError::Closed(lost(&error.to_string()))),
+            self.read().await?;
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), ClientError> {
+        match self.half.read(&mut self.chunk).await {
+            Ok(0) => Err(ClientError::Closed(lost("closed without a reason"))),
+            Ok(bytes) => {
+                self.broken = self.take(bytes).err();
+                Ok(())
             }
+            Err(error) => Err(ClientError::Closed(lost(&error.to_string()))),
         }
     }
 

@@ -6,12 +6,13 @@ use crate::harness::{Server, server::run};
 
 /// Runs a verb against a server, with the state of clients in `folder`; what it printed.
 fn gimbal(server: &Server, folder: &Path, arguments: &[&str]) -> String {
-    let (grpc, tcp, state) = (server.grpc.to_string(), server.tcp.to_string(), folder.join("state"));
+    let address = if arguments.contains(&"--websocket") { server.websocket } else { server.tcp };
+    let (grpc, address, state) = (server.grpc.to_string(), address.to_string(), folder.join("state"));
     let mut all = arguments.to_vec();
     all.extend(["--grpc", &grpc]);
     let state = state.display().to_string();
     if matches!(arguments, ["client", "listen" | "send" | "sync", ..] | ["client", "room", "join", ..]) {
-        all.extend(["--address", &tcp, "--state", &state]);
+        all.extend(["--address", &address, "--state", &state]);
     }
     let (status, text) = run(&all, folder);
     assert!(status.success(), "gimbal {}:\n{text}", arguments.join(" "));
@@ -34,6 +35,16 @@ fn ten_sends_are_listened_to_once_and_in_order() {
     gimbal(&["client", "send", "--phone", "13800000002", "--to", "10000", "the tenth"]);
     let heard = gimbal(&["client", "listen", "--phone", "13800000001", "--count", "1"]);
     assert!(heard.contains("the tenth") && !heard.contains("message 8"), "{heard}");
+}
+
+#[test]
+fn the_command_line_listens_over_websocket() {
+    let (server, folder) = (Server::start(), tempfile::tempdir().unwrap());
+    let gimbal = |arguments: &[&str]| gimbal(&server, folder.path(), arguments);
+    gimbal(&["client", "sync", "--phone", "13800000001"]);
+    gimbal(&["client", "send", "--phone", "13800000002", "--to", "10000", "over a message"]);
+    let heard = gimbal(&["client", "listen", "--phone", "13800000001", "--count", "1", "--websocket"]);
+    assert!(heard.contains("over a message"), "{heard}");
 }
 
 #[test]
