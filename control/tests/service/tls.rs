@@ -153,7 +153,7 @@ async fn a_handshake_that_does_not_come_ends_in_time() {
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     let mut config = authority.config(dir.path(), &[]);
-    config.limits.handshake_deadline = Duration::from_millis(50);
+    config.limits.handshake_deadline = Duration::from_millis(500);
     config.tls.http = false;
     let server = start(config).await;
     for begun in [&b""[..], b"\x16\x03\x01"] {

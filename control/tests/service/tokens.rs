@@ -436,14 +436,20 @@ async fn a_service_that_does_not_answer_opens_nothing_and_is_left_alone_for_a_wh
     let rig = Rig::with(external(dir.path(), config)).await;
     let gateway = rig.gateway(1);
     let anna = person(7, 8, "good".into());
-    assert_eq!(sign_in(&gateway, &anna, 1).await, Ok(7));
+    // A busy machine may take longer than the service is given.
+    let mut tries = 0;
+    while sign_in(&gateway, &anna, 1).await != Ok(7) {
+        tries += 1;
+        assert!(tries < 100, "the service answers");
+    }
+    let before = service.calls();
     // Slow: every sign-in is refused as one that may be repeated, most without a question.
     *service.stuck.lock().unwrap() = Some(Arc::new(Notify::new()));
     for index in 2..22 {
         assert_eq!(sign_in(&gateway, &anna, index).await, Err(code::UNAVAILABLE));
         assert_eq!(sync(&rig, &anna).await, refused(Code::Unavailable, "auth_unavailable"));
     }
-    assert!(service.calls() < 41, "{} calls", service.calls());
+    assert!(service.calls() - before < 40, "{} calls", service.calls());
     let left_alone = "gimbal_control_auth_checks_total{kind=\"external\",outcome=\"left_alone\"}";
     assert!(metric(&rig, left_alone).await > 0);
     assert_eq!(metric(&rig, "gimbal_control_auth_breaker_open").await, 1);
