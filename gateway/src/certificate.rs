@@ -7,13 +7,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use rustls::crypto::ring::{Ticketer, default_provider};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
+use rustls::{ServerConfig, SupportedProtocolVersion};
 
 use crate::error::{StartError, TlsError};
 
@@ -22,6 +22,8 @@ const LOOK_PERIOD: Duration = Duration::from_secs(2);
 
 /// What TLS clients that name a protocol may name (RFC 7301): frames, and HTTP/1.1 for the request of a WebSocket.
 const ALPN_FRAMES: &[u8] = b"gimbal";
+/// What QUIC clients have to name (RFC 9001, 8.1).
+const ALPN_QUIC: &[u8] = b"gimbal-quic";
 const ALPN_HTTP: &[u8] = b"http/1.1";
 
 /// How connections are encrypted, by what they carry.
@@ -29,6 +31,8 @@ const ALPN_HTTP: &[u8] = b"http/1.1";
 pub(crate) struct Configs {
     pub(crate) frames: Arc<ServerConfig>,
     pub(crate) websocket: Arc<ServerConfig>,
+    /// For QUIC, which is never begun with data of a client that is not known yet (0-RTT).
+    pub(crate) quic: Arc<ServerConfig>,
 }
 
 /// A certificate chain and its key, in PEM.
@@ -124,10 +128,12 @@ fn read(files: &Files) -> Result<CertifiedKey, TlsError> {
 
 fn configs(current: &Arc<Current>) -> Result<Configs, rustls::Error> {
     let ticketer = Ticketer::new()?;
-    let make = |protocol: &[u8]| -> Result<Arc<ServerConfig>, rustls::Error> {
+    let make = |protocol: &[u8],
+                versions: &[&'static SupportedProtocolVersion]|
+     -> Result<Arc<ServerConfig>, rustls::Error> {
         let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(current) as _;
         let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_protocol_versions(&[&TLS13, &TLS12])?
+            .with_protocol_versions(versions)?
             .with_no_client_auth()
             .with_cert_resolver(resolver);
         config.alpn_protocols = vec![protocol.to_vec()];
@@ -137,5 +143,10 @@ fn configs(current: &Arc<Current>) -> Result<Configs, rustls::Error> {
         config.send_tls13_tickets = 1;
         Ok(Arc::new(config))
     };
-    Ok(Configs { frames: make(ALPN_FRAMES)?, websocket: make(ALPN_HTTP)? })
+    let either = [&TLS13, &TLS12];
+    Ok(Configs {
+        frames: make(ALPN_FRAMES, &either)?,
+        websocket: make(ALPN_HTTP, &either)?,
+        quic: make(ALPN_QUIC, &[&TLS13])?,
+    })
 }

@@ -18,7 +18,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// This gateway among all that serve one control plane. Default 1; never 0.
     pub gateway_id: u64,
-    /// Shards, each a thread with its own ring. Default 0: one for each allowed core but one, at least 1. At most 64.
+    /// Shards, each a thread with its own ring. Default 0: one for each allowed core but one, at least 1. At most 63, for that
+    /// of QUIC comes on top.
     pub shards: u8,
     /// Pin each shard to one core of the process's own affinity mask. Default true. Without it they float, which suits
     /// machines shared with other work.
@@ -86,6 +87,8 @@ pub struct Config {
     pub websocket: WebSocket,
     /// Clients over TLS.
     pub tls: Tls,
+    /// Clients over QUIC.
+    pub quic: Quic,
 }
 
 /// Clients over WebSocket. Unknown keys are refused.
@@ -119,6 +122,34 @@ pub struct Tls {
     /// Handshakes under way in the whole process. Default 1,024; 1 to 1,000,000. Further connections are closed at once, so that
     /// a flood of them costs bounded memory.
     pub handshakes_max: u32,
+}
+
+/// Clients over QUIC, once there is a certificate in `tls`. Unknown keys are refused.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quic {
+    /// Address, UDP. Default 0.0.0.0:8004; `""`: none.
+    #[serde(with = "address_or_empty")]
+    pub listen: Option<SocketAddr>,
+    /// Connections, beside `connections_max`, with those whose handshake is under way. Default 100,000; 1 to 16,000,000. One holds
+    /// some 20 KiB, and up to two windows more while data is under way. Further clients are refused.
+    pub connections_max: u32,
+    /// Handshakes under way. Default 1,024; 1 to 1,000,000. Further clients get no answer, and try again.
+    pub handshakes_max: u32,
+    /// From so many handshakes under way on, a client has to show first that its address is its own (Retry), which costs it a
+    /// round trip and us nothing to remember. Default 128; 0 to 1,000,000, 0: always.
+    pub retry_from: u32,
+}
+
+impl Default for Quic {
+    fn default() -> Self {
+        Self {
+            listen: Some(SocketAddr::from(([0, 0, 0, 0], 8004))),
+            connections_max: 100_000,
+            handshakes_max: 1024,
+            retry_from: 128,
+        }
+    }
 }
 
 impl Default for Tls {
@@ -196,12 +227,13 @@ impl Default for Config {
             push_per_second: 100_000,
             websocket: WebSocket::default(),
             tls: Tls::default(),
+            quic: Quic::default(),
         }
     }
 }
 
 /// Most shards of one gateway; more than any machine this was meant for has cores to give.
-pub const SHARDS_MAX: u8 = 64;
+pub const SHARDS_MAX: u8 = 63;
 
 impl Config {
     /// Whether `newer` differs in what [`crate::server::Server::reload`] does not take over.
@@ -217,6 +249,7 @@ impl Config {
             socket_send_bytes: self.socket_send_bytes,
             inbox_items_max: self.inbox_items_max,
             inbox_bytes_max: self.inbox_bytes_max,
+            quic: self.quic.clone(),
             ..newer.clone()
         };
         kept != *newer
@@ -257,6 +290,9 @@ impl Config {
         bytes("socket_send_bytes", self.socket_send_bytes, ByteSize::kib(4), ByteSize::mib(16))?;
         bytes("inbox_bytes_max", self.inbox_bytes_max, ByteSize::mib(1), ByteSize::gib(16))?;
         number("tls.handshakes_max", self.tls.handshakes_max.into(), 1, 1_000_000)?;
+        number("quic.connections_max", self.quic.connections_max.into(), 1, 16_000_000)?;
+        number("quic.handshakes_max", self.quic.handshakes_max.into(), 1, 1_000_000)?;
+        number("quic.retry_from", self.quic.retry_from.into(), 0, 1_000_000)?;
         self.tls.check()?;
         self.websocket.check()
     }

@@ -84,6 +84,9 @@ pub enum TlsError {
         /// As configured.
         path: PathBuf,
     },
+    /// It does not speak what QUIC begins with.
+    #[error("no QUIC with it: {0}")]
+    Quic(quinn_proto::crypto::rustls::NoInitialCipherSuite),
     /// The key is not that of the certificate, or of a kind that is not known.
     #[error("certificate and key cannot be used: {0}")]
     Setup(rustls::Error),

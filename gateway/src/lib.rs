@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+mod carrier;
 mod certificate;
 pub mod config;
 pub mod error;
@@ -10,6 +11,7 @@ pub mod link;
 mod live;
 pub mod metrics;
 pub mod probe;
+mod quic;
 mod ring;
 mod send_queue;
 pub mod server;

@@ -38,6 +38,11 @@ metrics! {
     FramesIn = "frames_received", "Whole frames received from clients";
     Upgrades = "websocket_upgrades", "Connections that became WebSockets";
     TlsHandshakes = "tls_handshakes", "TLS handshakes completed";
+    QuicHandshakes = "quic_handshakes", "QUIC handshakes completed";
+    QuicRetries = "quic_retries", "QUIC clients that were told to show first that their address is theirs";
+    QuicMoves = "quic_address_changes", "QUIC connections that went on from another address";
+    QuicDatagramsIn = "quic_datagrams_received", "QUIC datagrams received";
+    QuicDatagramsOut = "quic_datagrams_sent", "QUIC datagrams sent";
     Pings = "websocket_pings_received", "WebSocket pings, each answered";
     BytesOut = "sent_bytes", "Bytes that sockets took";
     Sends = "send_operations", "Send operations given to the kernel";
@@ -65,8 +70,10 @@ metrics! {
     RoomMembers = "room_members", "Memberships of rooms";
     PartialBytes = "partial_frame_bytes", "Memory of frames that have not fully arrived";
     Handshaking = "tls_handshakes_under_way", "Connections whose TLS handshake is not completed";
+    QuicConnections = "quic_connections", "QUIC connections, with those whose handshake or end is under way";
+    QuicHandshaking = "quic_handshakes_under_way", "QUIC connections whose handshake is not completed";
     QueueBytes = "queue_bytes", "Bytes that wait for sockets at this moment";
-    HeldBytes = "held_bytes", "What connections hold against memory_max: queues, partial frames, 512 bytes each and 4 KiB for TLS";
+    HeldBytes = "held_bytes", "What connections hold against memory_max: queues, partial frames, 512 bytes each, 4 KiB for TLS, and what QUIC needs";
 }
 
 metrics! {
@@ -89,6 +96,14 @@ metrics! {
     SignInOverRate = "sign_in_over_rate", "A sign-in beyond the budget";
     HandshakeOverLimit = "tls_handshake_over_limit", "A connection beyond the limit of TLS handshakes under way";
     TlsFailed = "tls_failed", "A connection that spoke no TLS, or not such as we do";
+    QuicIgnored = "quic_datagram_ignored", "A UDP datagram that belongs to no QUIC connection and begins none";
+    QuicRefused = "quic_refused", "A QUIC client that came while nobody is accepted";
+    QuicHandshakeOverLimit = "quic_handshake_over_limit", "A QUIC client beyond the limit of handshakes under way";
+    QuicHandshakeFailed = "quic_handshake_failed", "A QUIC handshake that failed: no such protocol, no trust, or not QUIC as we speak it";
+    QuicHandshakeDeadline = "quic_handshake_deadline", "A QUIC handshake that was not completed in time";
+    QuicViolation = "quic_violation", "A QUIC connection whose peer broke the protocol, as by a stream too many";
+    QuicStreamReset = "quic_stream_reset", "A QUIC connection whose peer broke its stream off";
+    QuicSilent = "quic_silent", "A QUIC connection whose peer acknowledged nothing for a minute";
     NoDescriptor = "accept_no_descriptor", "Accepting paused because no descriptor or memory was left";
     PeerGone = "peer_gone", "A connection that its peer ended or broke";
 }

@@ -8,6 +8,7 @@
 
 pub mod bare;
 mod buffers;
+mod carrier;
 mod completion;
 mod doorbell;
 pub(crate) mod os;
@@ -30,9 +31,10 @@ use io_uring::squeue::Entry;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
 
+use crate::carrier::ReceiveEnd;
 use buffers::Buffers;
 pub(crate) use buffers::Chunk;
-pub(crate) use completion::{AcceptEnd, Completion, ReceiveEnd};
+pub(crate) use completion::Completion;
 use completion::{Kind, user_data};
 pub(crate) use doorbell::Doorbell;
 use sends::Sends;

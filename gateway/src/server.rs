@@ -1,7 +1,9 @@
 //! The gateway as its owner sees it: starts the shards, drains them in order, joins them with a deadline.
 
+mod beds;
+
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -17,12 +19,13 @@ use crate::error::{ConfigError, StartError};
 use crate::link::{RemoteConfig, RemoteControl};
 use crate::live::{Live, Settings};
 use crate::metrics::{Metrics, ShardMetrics};
-use crate::ring::{Doorbell, os, setup};
+use crate::quic::{self, Quic};
+use crate::ring::{Doorbell, Ring, os, setup};
 use crate::session::{Flow, Limits, Pace};
-use crate::shard::{Clock, Inbox, Memory, Peers, Setup, Shard, Sources};
+use crate::shard::{Clock, Inbox, Memory, Peers, Setup, Shard, Sources, TICK};
 use crate::transport::Kind;
-use crate::transport::tcp::{ListenOptions, listen};
 use crate::transport::websocket::Policy;
+use beds::{Carries, Listeners, beds};
 
 /// Never. When this timer fires between glommio's poll of its rings and its look at the task queues, as it does once the
 /// thread loses its core there, glommio 0.9 parks for ever with runnable tasks (`run_task_queues` answers that nothing
@@ -82,7 +85,8 @@ impl Server {
         let cores = os::allowed_cores().unwrap_or_default();
         let shard_count = shard_count(config, cores.len());
         let (tls, certificate) = certificate(config)?.unzip();
-        let (listening, listeners) = listen_all(config, shard_count)?;
+        let (listening, beds) = beds(config, shard_count, tls.as_ref())?;
+        let shard_count = to_count(beds.len());
         let policy = Arc::new(Policy {
             path: config.websocket.path.clone(),
             origins: config.websocket.origins.clone(),
@@ -106,19 +110,17 @@ impl Server {
             live: Arc::clone(&live),
             _certificate: certificate,
         };
-        let balancers: Arc<[_]> = config.proxy_protocol_from.clone().into();
-        let parts = listeners.into_iter().zip(doorbells).zip(shard_metrics);
+        let parts = beds.into_iter().zip(doorbells).zip(shard_metrics);
         let mut ready = Vec::new();
-        for (index, ((listeners, doorbell), metrics)) in (0..).zip(parts) {
+        for (index, ((bed, doorbell), metrics)) in (0..).zip(parts) {
             let setup = Setup {
                 id: ShardId(index),
                 clock,
                 settings,
                 live: Arc::clone(&live),
-                connections_max: config.connections_max.div_ceil(shard_count.into()),
-                balancers: Arc::clone(&balancers),
+                connections_max: bed.connections_max,
+                balancers: Arc::clone(&bed.balancers),
                 shard_count: shard_count.into(),
-                listeners,
                 policy: Arc::clone(&policy),
                 tls: tls.clone(),
                 handshakes_max: config.tls.handshakes_max.div_ceil(shard_count.into()),
@@ -127,7 +129,7 @@ impl Server {
                 uplink: Arc::clone(&uplink),
                 metrics,
             };
-            ready.push(server.spawn(setup, placement(config, &cores, index, shard_count))?);
+            ready.push(server.spawn(setup, bed.carries, placement(config, &cores, index, shard_count))?);
         }
         for (index, ready) in (0..).zip(ready) {
             await_ready(index, &ready)?;
@@ -157,6 +159,11 @@ impl Server {
     /// Where it listens for WebSocket in TLS, if it does.
     pub fn websocket_tls_addr(&self) -> Option<SocketAddr> {
         self.address(Kind::WebSocketTls)
+    }
+
+    /// Where it listens for QUIC, over UDP, if it does.
+    pub fn quic_addr(&self) -> Option<SocketAddr> {
+        self.address(Kind::Quic)
     }
 
     fn address(&self, kind: Kind) -> Option<SocketAddr> {
@@ -208,14 +215,14 @@ impl Server {
         Drained { cut: self.metrics.connections(), stuck }
     }
 
-    fn spawn(&mut self, setup: Setup, placement: Placement) -> Result<Ready, StartError> {
+    fn spawn(&mut self, setup: Setup, carries: Carries, placement: Placement) -> Result<Ready, StartError> {
         let shard = setup.id.0;
         let (tell, ready) = mpsc::sync_channel(1);
         let thread = thread::Builder::new()
             .name(format!("gimbal-shard-{shard}"))
             .spawn(move || {
                 let _abort = AbortOnPanic;
-                run_shard(setup, placement, &tell);
+                run_shard(setup, carries, placement, &tell);
             })
             .map_err(|source| StartError::Shard { shard, source })?;
         self.shards.push(thread);
@@ -270,7 +277,44 @@ impl Drop for AbortOnPanic {
 }
 
 /// All of a shard's thread.
-fn run_shard(setup: Setup, placement: Placement, tell: &mpsc::SyncSender<Result<(), StartError>>) {
+fn run_shard(
+    setup: Setup,
+    carries: Carries,
+    placement: Placement,
+    tell: &mpsc::SyncSender<Result<(), StartError>>,
+) {
+    match carries {
+        Carries::Streams(listeners) => run_on_ring(setup, listeners, placement, tell),
+        Carries::Quic(quic, socket) => run_on_quic(setup, &quic, socket, tell),
+    }
+}
+
+fn run_on_quic(
+    setup: Setup,
+    quic: &quic::Setup,
+    socket: UdpSocket,
+    tell: &mpsc::SyncSender<Result<(), StartError>>,
+) {
+    let shard = setup.id.0;
+    let (doorbell, metrics) = (Arc::clone(&setup.doorbell), Arc::clone(&setup.metrics));
+    match Quic::new(socket, quic, doorbell, metrics, TICK) {
+        Ok(carrier) => {
+            let shard = Shard::new(setup, carrier, vec![(Kind::Quic, ())]);
+            let _ = tell.send(Ok(()));
+            shard.run(|| ());
+        }
+        Err(source) => {
+            let _ = tell.send(Err(StartError::Shard { shard, source }));
+        }
+    }
+}
+
+fn run_on_ring(
+    setup: Setup,
+    listeners: Listeners,
+    placement: Placement,
+    tell: &mpsc::SyncSender<Result<(), StartError>>,
+) {
     let shard = setup.id.0;
     let executor = match executor(placement) {
         Ok(executor) => executor,
@@ -280,10 +324,11 @@ fn run_shard(setup: Setup, placement: Placement, tell: &mpsc::SyncSender<Result<
             return;
         }
     };
-    match Shard::new(setup) {
-        Ok(shard) => {
+    match Ring::new(setup.id, Arc::clone(&setup.doorbell), TICK) {
+        Ok(ring) => {
+            let shard = Shard::new(setup, ring, listeners);
             let _ = tell.send(Ok(()));
-            shard.run(&executor);
+            shard.run(|| executor.run(std::future::ready(())));
         }
         Err(source) => {
             let _ = tell.send(Err(StartError::Ring { advice: setup::explain(&source), source }));
@@ -335,40 +380,9 @@ fn certificate(config: &Config) -> Result<Option<(Configs, Watch)>, StartError> 
     certificate::start(Files { certificate: certificate.clone(), key: key.clone() }).map(Some)
 }
 
-/// Of each kind its address.
-type Listening = Vec<(Kind, SocketAddr)>;
-
-/// For each shard one listener of each kind that is configured.
-fn listen_all(config: &Config, shard_count: u8) -> Result<(Listening, Vec<Listeners>), StartError> {
-    let encrypted = |address: Option<SocketAddr>| address.filter(|_| config.tls.certificate.is_some());
-    let kinds = [
-        (Kind::Tcp, Some(config.listen)),
-        (Kind::WebSocket, config.websocket.listen),
-        (Kind::Tls, encrypted(config.tls.listen)),
-        (Kind::WebSocketTls, encrypted(config.tls.websocket_listen)),
-    ];
-    let mut listening = Vec::new();
-    let mut by_shard: Vec<Listeners> = (0..shard_count).map(|_| Vec::new()).collect();
-    for (kind, address) in kinds {
-        let Some(address) = address else { continue };
-        let options = ListenOptions {
-            address,
-            count: shard_count,
-            backlog: config.backlog,
-            socket_send_bytes: config.socket_send_bytes.as_u64() as usize,
-        };
-        let refused = |source| StartError::Listen { address, source };
-        let listeners = listen(&options).map_err(refused)?;
-        listening.push((kind, listeners[0].local_addr().map_err(refused)?));
-        for (listener, shard) in listeners.into_iter().zip(&mut by_shard) {
-            shard.push((kind, listener));
-        }
-    }
-    Ok((listening, by_shard))
+fn to_count(shards: usize) -> u8 {
+    u8::try_from(shards).expect("shards are bounded")
 }
-
-/// Of one shard.
-type Listeners = Vec<(Kind, TcpListener)>;
 
 fn doorbells(count: u8) -> Result<Vec<Arc<Doorbell>>, StartError> {
     (0..count)

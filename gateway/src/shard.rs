@@ -1,8 +1,8 @@
-//! One shard: a thread's ring, sockets, sessions and rooms, and the turn that moves them. Built on its thread, dies there.
+//! One shard: a thread's carrier, connections, sessions and rooms, and the turn that moves them. Built on its thread, dies there.
 //!
 //! A turn reads the clock once, then takes orders, completions, items of other threads, due timers and walks, each within
-//! a budget, then hands everything for control to the link and everything for sockets to the ring, and sleeps in the
-//! ring when nothing is left to do.
+//! a budget, then hands everything for control to the link and everything for connections to the carrier, and sleeps in
+//! there when nothing is left to do.
 
 mod accept;
 mod admission;
@@ -22,20 +22,18 @@ mod users;
 mod walks;
 
 use std::collections::VecDeque;
-use std::io;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gimbal_codec::{SessionKey, ShardId};
 use gimbal_rpc::link::{Up, Uplink};
-use glommio::LocalExecutor;
 
+use crate::carrier::Carrier;
 use crate::certificate::Configs;
 use crate::fanout::Bursts;
 use crate::live::{Live, Settings};
 use crate::metrics::{Drop, Gauge, ShardMetrics, Total};
-use crate::ring::{Doorbell, Ring};
+use crate::ring::Doorbell;
 use crate::session::{Action, Counts, Limits, Moment};
 use crate::transport::Kind;
 use crate::transport::prefix::Prefix;
@@ -56,8 +54,8 @@ use timers::Timers;
 use users::Users;
 use walks::Walks;
 
-/// The ring wakes the shard at least so often, for timers, paced walks and glommio's own tasks.
-const TICK: Duration = Duration::from_millis(100);
+/// The carrier wakes the shard at least so often, for timers, paced walks and glommio's own tasks.
+pub(crate) const TICK: Duration = Duration::from_millis(100);
 
 /// Completions handled in one turn; as many sends of the last turn may complete in it as receives arrive.
 const COMPLETIONS_PER_TURN: usize = 2048;
@@ -130,8 +128,6 @@ pub(crate) struct Setup {
     /// Whose connections begin with a PROXY header.
     pub(crate) balancers: Arc<[Prefix]>,
     pub(crate) shard_count: u32,
-    /// With what their connections speak; fewer than 256.
-    pub(crate) listeners: Vec<(Kind, TcpListener)>,
     /// Whose requests for a WebSocket are granted.
     pub(crate) policy: Arc<Policy>,
     /// For listeners that encrypt.
@@ -145,16 +141,16 @@ pub(crate) struct Setup {
 }
 
 /// One shard.
-pub(crate) struct Shard {
+pub(crate) struct Shard<C: Carrier> {
     /// First, so that it is dropped before the sockets it works on.
-    ring: Ring,
+    carrier: C,
     id: ShardId,
     clock: Clock,
     now: Moment,
     unix_ms: i64,
     lent_at: Moment,
     limits: Limits,
-    accepting: Vec<Accepting>,
+    accepting: Vec<Accepting<C::Listener>>,
     policy: Arc<Policy>,
     live: Arc<Live>,
     live_seen: u64,
@@ -176,7 +172,7 @@ pub(crate) struct Shard {
     handshakes: VecDeque<SessionKey>,
     /// What records carried; empty between two connections.
     plain: Vec<u8>,
-    conns: Sessions<Conn>,
+    conns: Sessions<Conn<C::Socket>>,
     users: Users,
     rooms: Rooms,
     timers: Timers,
@@ -213,20 +209,16 @@ pub(crate) struct Shard {
     metrics: Arc<ShardMetrics>,
 }
 
-static_assertions::assert_not_impl_any!(Shard: Send);
+static_assertions::assert_not_impl_any!(Shard<crate::ring::Ring>: Send);
 
-impl Shard {
-    /// A shard on the calling thread, accepting.
-    ///
-    /// # Errors
-    /// When the ring cannot be set up.
-    pub(crate) fn new(setup: Setup) -> io::Result<Self> {
+impl<C: Carrier> Shard<C> {
+    /// A shard on the calling thread over `carrier`, which ticks every [`TICK`], accepting from `listeners`: fewer than 256,
+    /// with what their connections speak.
+    pub(crate) fn new(setup: Setup, carrier: C, listeners: Vec<(Kind, C::Listener)>) -> Self {
         let now = setup.clock.read();
-        let ring = Ring::new(setup.id, Arc::clone(&setup.doorbell), TICK)?;
-        let accepting =
-            setup.listeners.into_iter().map(|(kind, listener)| Accepting::new(kind, listener, now));
+        let accepting = listeners.into_iter().map(|(kind, listener)| Accepting::new(kind, listener, now));
         let mut shard = Self {
-            ring,
+            carrier,
             id: setup.id,
             clock: setup.clock,
             now,
@@ -278,20 +270,20 @@ impl Shard {
             metrics: setup.metrics,
         };
         (0..shard.accepting.len()).for_each(|index| shard.arm_accept(index as u8));
-        Ok(shard)
+        shard
     }
 
-    /// Turns until it is told to end, or has drained. Between turns, and not as one of its tasks, it runs `executor`: so
-    /// nothing in there can keep the shard from its next turn but a task that does not yield.
+    /// Turns until it is told to end, or has drained. Between turns it calls `lend` now and then, for whatever else is to run
+    /// on its thread: so nothing in there can keep the shard from its next turn but what does not return.
     ///
     /// # Panics
-    /// When the kernel takes no more of the ring's work, which nothing would mend.
-    pub(crate) fn run(mut self, executor: &LocalExecutor) {
+    /// When the kernel takes no more of the carrier's work, which nothing would mend.
+    pub(crate) fn run(mut self, mut lend: impl FnMut()) {
         while !self.turn() {
             self.enter();
             if self.lent_at.plus_ms(LEND_MS) <= self.now {
                 self.lent_at = self.now;
-                executor.run(std::future::ready(()));
+                lend();
             }
         }
         self.publish();
@@ -326,7 +318,7 @@ impl Shard {
             self.doorbell.fall_asleep();
         }
         let may_sleep = !is_busy && self.inbox.is_empty() && !self.has_new_orders();
-        self.ring.enter(may_sleep).expect("io_uring_enter fails only when the ring is unusable");
+        self.carrier.enter(may_sleep).expect("what the kernel refuses here for good, nothing mends");
         if !is_busy {
             self.doorbell.wake_up();
         }
@@ -340,7 +332,7 @@ impl Shard {
             || self.walks.is_busy()
             || (self.rooms.has_urgent() && !self.is_link_full)
             || self.due.len() == TIMEOUTS_PER_TURN
-            || self.ring.has_completions()
+            || self.carrier.has_completions()
     }
 
     fn is_work_done(&self) -> bool {
@@ -370,7 +362,7 @@ impl Shard {
     /// What this shard's connections hold, in bytes.
     fn held_bytes(&self) -> u64 {
         let connections = memory::of_connections(self.conns.count()) + memory::of_encrypted(self.encrypted);
-        (self.queue_bytes + self.partial_bytes) as u64 + connections
+        (self.queue_bytes + self.partial_bytes) as u64 + connections + self.carrier.held_bytes()
     }
 
     fn memory_room(&self) -> memory::Room {
@@ -410,10 +402,7 @@ impl Shard {
 
     fn publish(&self) {
         let metrics = &self.metrics;
-        let ring = self.ring.counts();
-        metrics.set_total(Total::Enters, ring.enters);
-        metrics.set_total(Total::Sends, ring.sends);
-        metrics.set_total(Total::NoBuffers, ring.no_buffers);
+        self.carrier.publish(metrics);
         metrics.set_total(Total::Rings, self.doorbell.rings());
         metrics.set_dropped(Drop::InboxFull, self.inbox.lost());
         metrics.set(Gauge::Connections, self.conns.count().into());

@@ -1,4 +1,4 @@
-//! What carries frames. Only here and in `ring` is known what that is.
+//! What carries frames. Only here, in `ring` and in `quic` is known what that is.
 
 pub(crate) mod form;
 pub(crate) mod prefix;
@@ -24,6 +24,8 @@ pub(crate) enum Kind {
     Tls,
     /// HTTP, then WebSocket messages, in TLS.
     WebSocketTls,
+    /// Frames on a stream of QUIC.
+    Quic,
 }
 
 /// One connection's received bytes on their way to packets.
@@ -59,7 +61,7 @@ impl Transport {
     /// For a connection just accepted.
     pub(crate) const fn new(kind: Kind) -> Self {
         match kind {
-            Kind::Tcp | Kind::Tls => Self::Tcp(Decoder::new()),
+            Kind::Tcp | Kind::Tls | Kind::Quic => Self::Tcp(Decoder::new()),
             Kind::WebSocket | Kind::WebSocketTls => Self::WebSocket(WebSocket::new()),
         }
     }
@@ -90,7 +92,7 @@ impl Kind {
     /// What the peer reads at first.
     pub(crate) const fn form(self) -> Form {
         match self {
-            Self::Tcp | Self::Tls => Form::Stream,
+            Self::Tcp | Self::Tls | Self::Quic => Form::Stream,
             Self::WebSocket | Self::WebSocketTls => Form::Upgrade,
         }
     }

@@ -267,6 +267,7 @@ impl Config {
             (&mut ours.websocket.listen, default.websocket.listen),
             (&mut ours.tls.listen, default.tls.listen),
             (&mut ours.tls.websocket_listen, default.tls.websocket_listen),
+            (&mut ours.quic.listen, default.quic.listen),
         ] {
             if *ours == default
                 && let Some(address) = ours

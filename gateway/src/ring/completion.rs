@@ -2,9 +2,8 @@
 
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use gimbal_codec::SessionKey;
-
 use super::Chunk;
+use crate::carrier::{self, AcceptEnd, ReceiveEnd};
 
 /// What an operation is; the top 8 bits of its `user_data`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,79 +41,7 @@ pub(super) fn parse(user_data: u64) -> (Kind, u64) {
 }
 
 /// Something the kernel finished.
-#[derive(Debug)]
-pub(crate) enum Completion {
-    /// A new connection.
-    Accepted {
-        /// Whose it is.
-        listener: u8,
-        /// Blocking, close-on-exec.
-        socket: OwnedFd,
-        /// Accepting goes on; else it must be armed again.
-        more: bool,
-    },
-    /// No more connections of a listener until its next `accept`.
-    AcceptEnded {
-        /// Which.
-        listener: u8,
-        /// Why.
-        end: AcceptEnd,
-    },
-    /// Bytes arrived, at least one. Without `more` the receive has ended and must be armed again for further bytes.
-    Received {
-        /// Whose they are; it may be gone.
-        key: SessionKey,
-        /// To be recycled.
-        chunk: Chunk,
-        /// The receive goes on.
-        more: bool,
-    },
-    /// No more bytes until the next `receive`.
-    ReceiveEnded {
-        /// Whose it was.
-        key: SessionKey,
-        /// Why.
-        end: ReceiveEnd,
-    },
-    /// A send ended; its bytes are released.
-    Sent {
-        /// Whose it was.
-        key: SessionKey,
-        /// Bytes the socket took, maybe fewer than were given; or why it is broken (errno).
-        result: Result<usize, i32>,
-    },
-    /// The descriptor is closed.
-    Closed {
-        /// Whose it was.
-        key: SessionKey,
-    },
-    /// Another thread left work.
-    Doorbell,
-    /// One tick has passed.
-    Tick,
-}
-
-/// Why accepting ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum AcceptEnd {
-    /// Arm again at once.
-    Again,
-    /// No descriptor or memory is left (errno); arm again after a pause.
-    Exhausted(i32),
-    /// It was cancelled, or the listener is gone.
-    Cancelled,
-}
-
-/// Why receiving ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum ReceiveEnd {
-    /// The peer will send no more.
-    Eof,
-    /// Arm again: no buffer was free, or the kernel asks for it.
-    Again,
-    /// The connection is broken (errno).
-    Broken(i32),
-}
+pub(crate) type Completion = carrier::Completion<OwnedFd, Chunk>;
 
 impl ReceiveEnd {
     pub(super) fn from_result(result: i32) -> Self {

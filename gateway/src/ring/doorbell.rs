@@ -1,8 +1,8 @@
 //! How another thread wakes a shard that sleeps in its ring: an eventfd whose read is armed there.
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 /// Shared between one shard and all who give it work.
@@ -56,6 +56,16 @@ impl Doorbell {
     /// How often it was rung.
     pub(crate) fn rings(&self) -> u64 {
         self.rings.load(Ordering::Relaxed)
+    }
+
+    /// For those who wait in poll(2): readable once it was rung, until it is silenced.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.eventfd.as_fd()
+    }
+
+    /// Takes the rings that made it readable.
+    pub(crate) fn silence(&self) {
+        let _ = (&self.eventfd).read(&mut [0; 8]).expect("an eventfd that is readable gives eight bytes");
     }
 
     pub(super) fn fd(&self) -> RawFd {

@@ -1,14 +1,11 @@
 //! Listeners and the connections they give.
 
-use std::net::TcpListener;
-use std::os::fd::{AsFd, OwnedFd};
-
 use gimbal_codec::CloseReason;
 
 use super::Shard;
 use super::conn::Conn;
+use crate::carrier::{AcceptEnd, Carrier};
 use crate::metrics::{Drop, Total};
-use crate::ring::AcceptEnd;
 use crate::session::Moment;
 use crate::transport::Kind;
 use crate::transport::tls::Tls;
@@ -20,10 +17,10 @@ const ACCEPT_PAUSE_MS: u64 = 100;
 const ACCEPT_WARN_MS: u64 = 10_000;
 
 /// One listener, and whether its connections are accepted.
-pub(super) struct Accepting {
+pub(super) struct Accepting<L> {
     kind: Kind,
     /// Gone once the drain has begun.
-    pub(super) listener: Option<TcpListener>,
+    pub(super) listener: Option<L>,
     is_armed: bool,
     retry_at: Option<Moment>,
     /// When it was last armed again at once after an error.
@@ -32,9 +29,9 @@ pub(super) struct Accepting {
     warn_at: Moment,
 }
 
-impl Accepting {
+impl<L> Accepting<L> {
     /// Not armed yet.
-    pub(super) fn new(kind: Kind, listener: TcpListener, now: Moment) -> Self {
+    pub(super) fn new(kind: Kind, listener: L, now: Moment) -> Self {
         Self {
             kind,
             listener: Some(listener),
@@ -46,7 +43,7 @@ impl Accepting {
     }
 }
 
-impl Shard {
+impl<C: Carrier> Shard<C> {
     /// Arms what is to be armed again.
     pub(super) fn retry_accepts(&mut self) {
         for index in 0..self.accepting.len() {
@@ -63,7 +60,7 @@ impl Shard {
             && !accepting.is_armed
         {
             accepting.is_armed = true;
-            self.ring.accept(index, listener.as_fd());
+            self.carrier.accept(index, listener);
         }
     }
 
@@ -72,14 +69,14 @@ impl Shard {
         for (index, accepting) in (0..).zip(&mut self.accepting) {
             accepting.retry_at = None;
             if accepting.is_armed {
-                self.ring.cancel_accept(index);
+                self.carrier.cancel_accept(index);
             } else {
                 accepting.listener = None;
             }
         }
     }
 
-    pub(super) fn accepted(&mut self, listener: u8, socket: OwnedFd, more: bool) {
+    pub(super) fn accepted(&mut self, listener: u8, socket: C::Socket, more: bool) {
         let accepting = &mut self.accepting[usize::from(listener)];
         accepting.is_armed = more;
         let kind = accepting.kind;
@@ -94,17 +91,21 @@ impl Shard {
             Ok(tls) => tls,
             Err(why) => {
                 self.metrics.dropped(why, 1);
+                self.carrier.refuse(socket);
                 return;
             }
         };
         let is_encrypted = tls.is_some();
-        let Some(from) = self.admit(&socket) else { return };
-        let (now, limits) = (self.now, &self.limits);
-        let Some(key) = self.conns.insert_with(|_| Conn::new(socket, kind, tls, now, limits)) else {
+        let Some(from) = self.admit(&socket) else { return self.carrier.refuse(socket) };
+        if self.conns.is_full() {
             self.metrics.dropped(Drop::OverLimit, 1);
             self.forget_source(from);
+            self.carrier.refuse(socket);
             return;
-        };
+        }
+        let (now, limits) = (self.now, &self.limits);
+        let conn = Conn::new(socket, kind, tls, now, limits);
+        let key = self.conns.insert_with(|_| conn).expect("a slot was free above");
         self.entered(key, from);
         self.encrypted += u32::from(is_encrypted);
         self.handshaking += u32::from(is_encrypted);
@@ -121,7 +122,7 @@ impl Shard {
         let config = match (&self.tls, kind) {
             (Some(configs), Kind::Tls) => &configs.frames,
             (Some(configs), Kind::WebSocketTls) => &configs.websocket,
-            (_, Kind::Tcp | Kind::WebSocket) => return Ok(None),
+            (_, Kind::Tcp | Kind::WebSocket | Kind::Quic) => return Ok(None),
             (None, Kind::Tls | Kind::WebSocketTls) => return Err(Drop::TlsFailed),
         };
         if self.handshaking >= self.handshakes_max {

@@ -1,7 +1,6 @@
 //! Who may come: connections by where they come from, counted over all shards, and sign-ins by a budget.
 
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use gimbal_codec::SessionKey;
@@ -11,12 +10,11 @@ use hashbrown::HashMap;
 use super::Shard;
 use super::memory::Room;
 use super::proxied::Named;
+use crate::carrier::Carrier;
 use crate::metrics::Drop;
-use crate::ring::Chunk;
 use crate::session::Moment;
 use crate::transport::prefix::{Prefix, Source};
 use crate::transport::proxy::NoProxyHeader;
-use crate::transport::tcp;
 
 /// Parts of the table of sources; a shard waits for another only when both accept into the same one.
 const PARTS: usize = 64;
@@ -169,15 +167,15 @@ pub(super) enum From {
     Balancer,
 }
 
-impl Shard {
+impl<C: Carrier> Shard<C> {
     /// Whether there is room for one more, and for one from there; counted, if not.
-    pub(super) fn admit(&mut self, socket: &OwnedFd) -> Option<From> {
+    pub(super) fn admit(&mut self, socket: &C::Socket) -> Option<From> {
         if self.memory_room() == Room::Full {
             self.metrics.dropped(Drop::MemoryFull, 1);
             return None;
         }
         // A peer that is gone already is nobody's.
-        let Some(peer) = tcp::peer(socket) else { return Some(From::Client(None)) };
+        let Some(peer) = self.carrier.peer(socket) else { return Some(From::Client(None)) };
         if self.proxied.is_balancer(peer.ip()) {
             return Some(From::Balancer);
         }
@@ -208,11 +206,11 @@ impl Shard {
     }
 
     /// How many of the bytes that have come are not the client's; `None`: none are, or the connection was ended.
-    pub(super) fn skip_proxy_header(&mut self, key: SessionKey, chunk: &mut Chunk) -> Option<usize> {
+    pub(super) fn skip_proxy_header(&mut self, key: SessionKey, chunk: &mut C::Chunk) -> Option<usize> {
         if !self.proxied.is_open() {
             return Some(0);
         }
-        let bytes = self.ring.bytes_mut(chunk);
+        let bytes = self.carrier.bytes_mut(chunk);
         match self.proxied.take(key, bytes) {
             Ok(None) => Some(0),
             Ok(Some(Named::NotYet)) => None,

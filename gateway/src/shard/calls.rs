@@ -3,20 +3,19 @@
 use gimbal_codec::{Advice, CloseReason, SessionKey};
 use gimbal_rpc::link::{Signal, SignalTarget, Up};
 
-use super::conn::Conn;
 use super::memory::Room;
 use super::rooms::Interest;
 use super::{SLICE_ITEMS, Shard};
+use crate::carrier::Carrier;
 use crate::fanout::{Offered, offer};
 use crate::metrics::{Drop, Total};
 use crate::session::{Action, Counter, Session, Turn, signal_frame};
 use crate::transport::form::Shared;
-use crate::transport::tcp;
 
 /// Clients that are told to come back later spread over so long, from one second on.
 const RETRY_SPREAD_MS: u64 = 4000;
 
-impl Shard {
+impl<C: Carrier> Shard<C> {
     /// Calls the session behind `key`, closes it for the reason that comes back, and does what it asks for. `false` when
     /// nobody is there.
     pub(super) fn call<F>(&mut self, key: SessionKey, work: F) -> bool
@@ -40,6 +39,9 @@ impl Shard {
                 retry_after_ms(reason, self.walks.drain_left_ms(self.now), key, self.unix_ms)
             });
             conn.session.begin_close(reason, retry_after_ms, &mut turn);
+            if let Some(socket) = &conn.socket {
+                self.carrier.closing(socket, reason);
+            }
         }
         self.queue_bytes = self.queue_bytes + conn.queue.cost_bytes() - before;
         self.settle(key);
@@ -72,7 +74,7 @@ impl Shard {
             }
             self.actions = actions;
         }
-        if self.conns.get(key).is_some_and(Conn::is_closing_untold) {
+        if self.conns.get(key).is_some_and(|conn| conn.is_closing_untold()) {
             self.end(key, true);
         }
     }
@@ -113,7 +115,7 @@ impl Shard {
         if conn.is_at_eof {
             self.end(key, false);
         } else if let Some(socket) = &conn.socket {
-            tcp::shutdown_write(socket);
+            self.carrier.shutdown_write(socket);
         }
     }
 
@@ -126,7 +128,7 @@ impl Shard {
     /// The address of the peer, for operators; a system call.
     pub(super) fn peer(&self, key: SessionKey) -> String {
         let socket = self.conns.get(key).and_then(|conn| conn.socket.as_ref());
-        let peer = self.proxied.client(key).or_else(|| tcp::peer(socket?));
+        let peer = self.proxied.client(key).or_else(|| self.carrier.peer(socket?));
         peer.map(|peer| peer.to_string()).unwrap_or_default()
     }
 

@@ -13,14 +13,14 @@ use crate::transport::{Kind, Transport, tcp};
 /// One connection. Its slot stays taken until the socket is closed, and the socket is closed only when no operation
 /// of it is in flight.
 #[derive(Debug)]
-pub(super) struct Conn {
+pub(super) struct Conn<S> {
     pub(super) session: Session,
     pub(super) queue: SendQueue,
     pub(super) transport: Transport,
     /// Under the transport.
     pub(super) tls: Option<Box<Tls>>,
-    /// Gone once it is handed to the ring to be closed.
-    pub(super) socket: Option<OwnedFd>,
+    /// Gone once it is handed to the carrier to be closed.
+    pub(super) socket: Option<S>,
     /// Where it comes from, if that counts.
     pub(super) source: Source,
     pub(super) is_counted: bool,
@@ -39,17 +39,11 @@ pub(super) struct Conn {
 }
 
 // With 12 bytes of timer and about 40 of the user table: well within 512 B of user memory for an idle online session.
-const _: () = assert!(size_of::<Conn>() <= 256);
+const _: () = assert!(size_of::<Conn<OwnedFd>>() <= 256);
 
-impl Conn {
+impl<S> Conn<S> {
     /// A connection just accepted; with `tls` when its kind says so.
-    pub(super) fn new(
-        socket: OwnedFd,
-        kind: Kind,
-        tls: Option<Box<Tls>>,
-        now: Moment,
-        limits: &Limits,
-    ) -> Self {
+    pub(super) fn new(socket: S, kind: Kind, tls: Option<Box<Tls>>, now: Moment, limits: &Limits) -> Self {
         Self {
             session: Session::new(now, limits),
             queue: SendQueue::new(kind.form()),

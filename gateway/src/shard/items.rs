@@ -7,11 +7,12 @@ use gimbal_rpc::link::{Body, Caller, Down, Grant, Target, Up};
 
 use super::inbox::Item;
 use super::{ITEMS_PER_TURN, Shard};
+use crate::carrier::Carrier;
 use crate::fanout::Offered;
 use crate::metrics::{Drop, Total};
 use crate::session::{Counter, Deliver};
 
-impl Shard {
+impl<C: Carrier> Shard<C> {
     pub(super) fn take_items(&mut self) {
         if self.inbox.take_overflow() {
             tracing::warn!(

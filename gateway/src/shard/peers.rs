@@ -143,7 +143,7 @@ impl Peers {
     }
 }
 
-const _: () = assert!(crate::config::SHARDS_MAX as u32 <= u64::BITS);
+const _: () = assert!((crate::config::SHARDS_MAX as u32) < u64::BITS);
 
 impl Downlink for Peers {
     /// Never refuses: a full inbox drops, counts, and makes its shard announce its sessions again.

@@ -3,8 +3,8 @@
 use gimbal_codec::{CloseReason, SessionKey};
 
 use super::{HANDSHAKES_PER_TURN, Shard};
+use crate::carrier::Carrier;
 use crate::metrics::{Drop, Total};
-use crate::ring::Chunk;
 use crate::session::{Session, Turn};
 use crate::transport::form::Form;
 use crate::transport::tls::Received;
@@ -33,9 +33,9 @@ struct Seen {
 }
 
 /// Where received bytes are.
-enum Source<'a> {
-    /// In a buffer of the ring.
-    Chunk { chunk: &'a mut Chunk, skip: usize },
+enum Source<'a, C: Carrier> {
+    /// In a buffer of the carrier.
+    Chunk { chunk: &'a mut C::Chunk, skip: usize },
     /// Decrypted.
     Plain(&'a mut [u8]),
 }
@@ -43,10 +43,10 @@ enum Source<'a> {
 /// The list of decrypted bytes keeps at most so much memory from one connection to the next.
 const PLAIN_BYTES_KEPT: usize = 64 * 1024;
 
-impl Shard {
+impl<C: Carrier> Shard<C> {
     /// Gives what is in `chunk`, from byte `skip` on, to the session, until something is not welcome.
-    pub(super) fn feed(&mut self, key: SessionKey, chunk: &mut Chunk, skip: usize) {
-        let bytes = &mut self.ring.bytes_mut(chunk)[skip..];
+    pub(super) fn feed(&mut self, key: SessionKey, chunk: &mut C::Chunk, skip: usize) {
+        let bytes = &mut self.carrier.bytes_mut(chunk)[skip..];
         self.metrics.add(Total::BytesIn, bytes.len() as u64);
         let Some(conn) = self.conns.get_mut(key) else { return };
         if conn.is_ending || conn.session.is_closing() {
@@ -118,9 +118,9 @@ impl Shard {
         }
     }
 
-    fn give(&mut self, key: SessionKey, source: Source<'_>) {
+    fn give(&mut self, key: SessionKey, source: Source<'_, C>) {
         let bytes = match source {
-            Source::Chunk { chunk, skip } => &mut self.ring.bytes_mut(chunk)[skip..],
+            Source::Chunk { chunk, skip } => &mut self.carrier.bytes_mut(chunk)[skip..],
             Source::Plain(bytes) => bytes,
         };
         let Some(conn) = self.conns.get_mut(key) else { return };
@@ -141,7 +141,12 @@ impl Shard {
             take_all(conn.transport.feed(bytes, &self.policy), &mut conn.session, &mut turn, &mut seen);
         if let Err(stop) = stop {
             match stop {
-                Stop::Close(reason) => conn.session.begin_close(reason, 0, &mut turn),
+                Stop::Close(reason) => {
+                    conn.session.begin_close(reason, 0, &mut turn);
+                    if let Some(socket) = &conn.socket {
+                        self.carrier.closing(socket, reason);
+                    }
+                }
                 Stop::Goodbye => {
                     self.metrics.dropped(Drop::PeerGone, 1);
                     conn.session.handle_goodbye(&mut turn);

@@ -38,9 +38,14 @@ impl<T> Sessions<T> {
         Self { shard, chunks: Vec::new(), first_free: NO_SLOT, count: 0, count_max }
     }
 
+    /// All slots are taken.
+    pub(crate) fn is_full(&self) -> bool {
+        self.count >= self.count_max
+    }
+
     /// Takes a slot for what `make` builds from its key; `None` when all slots are taken.
     pub(crate) fn insert_with(&mut self, make: impl FnOnce(SessionKey) -> T) -> Option<SessionKey> {
-        if self.count >= self.count_max {
+        if self.is_full() {
             return None;
         }
         let index = if self.first_free == NO_SLOT { self.grow() } else { self.first_free };

@@ -1,21 +1,18 @@
-//! What the ring reports about sockets, and what is sent.
-
-use std::os::fd::AsFd;
+//! What the carrier reports about connections, and what is sent.
 
 use gimbal_codec::{CloseReason, SessionKey};
 
 use super::{COMPLETIONS_PER_TURN, SENDS_PER_TURN, Shard};
+use crate::carrier::{Carrier, Completion, ReceiveEnd};
 use crate::metrics::{Drop, Total};
-use crate::ring::{Chunk, Completion, ReceiveEnd};
-use crate::transport::tcp;
 
-impl Shard {
+impl<C: Carrier> Shard<C> {
     pub(super) fn take_completions(&mut self) {
         for _ in 0..COMPLETIONS_PER_TURN {
             if self.is_work_done() {
                 return;
             }
-            match self.ring.next() {
+            match self.carrier.next() {
                 None => return,
                 Some(Completion::Received { key, chunk, more }) => self.received(key, chunk, more),
                 Some(Completion::Sent { key, result }) => self.sent(key, result),
@@ -38,11 +35,11 @@ impl Shard {
             && !conn.is_ending
         {
             conn.is_receiving = true;
-            self.ring.receive(key, socket.as_fd());
+            self.carrier.receive(key, socket);
         }
     }
 
-    fn received(&mut self, key: SessionKey, mut chunk: Chunk, more: bool) {
+    fn received(&mut self, key: SessionKey, mut chunk: C::Chunk, more: bool) {
         if let Some(conn) = self.conns.get_mut(key) {
             conn.is_receiving = more;
             self.metrics.add(Total::Receives, 1);
@@ -55,7 +52,7 @@ impl Shard {
                 self.finish_end(key);
             }
         }
-        self.ring.recycle(chunk);
+        self.carrier.recycle(chunk);
     }
 
     fn receive_ended(&mut self, key: SessionKey, end: ReceiveEnd) {
@@ -97,7 +94,7 @@ impl Shard {
             if let Some(socket) = &conn.socket
                 && (reset || is_in_flight)
             {
-                tcp::shutdown_both(socket, reset);
+                self.carrier.shutdown_both(socket, reset);
             }
         }
         self.finish_end(key);
@@ -110,7 +107,7 @@ impl Shard {
             && !conn.is_sending
             && let Some(socket) = conn.socket.take()
         {
-            self.ring.close(key, socket);
+            self.carrier.close(key, socket);
         }
     }
 
@@ -140,7 +137,7 @@ impl Shard {
             match (bytes, &conn.socket) {
                 (Some(bytes), Some(socket)) => {
                     conn.is_sending = true;
-                    self.ring.send(key, socket.as_fd(), bytes);
+                    self.carrier.send(key, socket, bytes);
                 }
                 // What waits can never be encrypted.
                 _ => self.gone(key, true),
@@ -184,7 +181,7 @@ impl Shard {
     pub(super) fn watch_writes(&mut self) {
         let mut keys = std::mem::take(&mut self.keys);
         keys.clear();
-        self.ring.sends_in_flight(&mut keys);
+        self.carrier.sends_in_flight(&mut keys);
         for &key in &keys {
             let Some(conn) = self.conns.get_mut(key) else { continue };
             if !conn.is_write_watched {

@@ -8,6 +8,7 @@ use gimbal_codec::CloseReason;
 use gimbal_rpc::link::Up;
 
 use super::Shard;
+use crate::carrier::Carrier;
 use crate::fanout::Offered;
 use crate::metrics::{Drop, Total};
 use crate::session::Moment;
@@ -135,7 +136,7 @@ impl Walks {
     }
 }
 
-impl Shard {
+impl<C: Carrier> Shard<C> {
     /// Sees what changed for the whole gateway.
     pub(super) fn take_orders(&mut self) {
         let link = self.peers.orders().link();

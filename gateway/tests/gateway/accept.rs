@@ -16,6 +16,7 @@ fn connections_over_the_limit_are_closed_and_counted() {
     let mut refused = world.connect();
     assert_eq!(refused.packet(), None);
     world.await_dropped("connection_over_limit", 1);
+    world.await_connections(10);
     drop(clients);
     world.await_connections(0);
     assert!(world.online(11).flush().is_empty());

@@ -1,7 +1,7 @@
 //! What the tests share: a gateway on a free port, a control plane in memory, and a client on codec alone.
 
 use std::collections::HashMap;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -116,9 +116,35 @@ impl Got {
     }
 }
 
+/// What carries a client's bytes: as much of a [`TcpStream`] as the tests use.
+pub(crate) trait Wire {
+    fn read(&mut self, chunk: &mut [u8]) -> io::Result<usize>;
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()>;
+    fn shutdown_write(&mut self);
+    fn set_patience(&mut self, patience: Duration);
+}
+
+impl Wire for TcpStream {
+    fn read(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
+        Read::read(self, chunk)
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        Write::write_all(self, bytes)
+    }
+
+    fn shutdown_write(&mut self) {
+        self.shutdown(Shutdown::Write).unwrap();
+    }
+
+    fn set_patience(&mut self, patience: Duration) {
+        self.set_read_timeout(Some(patience)).unwrap();
+    }
+}
+
 /// A blocking client.
-pub(crate) struct Client {
-    socket: TcpStream,
+pub(crate) struct Client<W = TcpStream> {
+    pub(crate) socket: W,
     decoder: Decoder,
     ready: std::collections::VecDeque<Got>,
 }
@@ -126,13 +152,19 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn connect(address: SocketAddr) -> Self {
         let socket = TcpStream::connect(address).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_nodelay(true).unwrap();
+        Self::over(socket)
+    }
+}
+
+impl<W: Wire> Client<W> {
+    pub(crate) fn over(mut socket: W) -> Self {
+        socket.set_patience(PATIENCE);
         Self { socket, decoder: Decoder::new(), ready: Default::default() }
     }
 
     pub(crate) fn set_patience(&mut self, patience: Duration) {
-        self.socket.set_read_timeout(Some(patience)).unwrap();
+        self.socket.set_patience(patience);
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) {
@@ -247,8 +279,8 @@ impl Client {
         }
     }
 
-    pub(crate) fn shutdown_write(&self) {
-        self.socket.shutdown(Shutdown::Write).unwrap();
+    pub(crate) fn shutdown_write(&mut self) {
+        self.socket.shutdown_write();
     }
 }
 

@@ -1,6 +1,11 @@
 //! `gimbal doctor`: what this machine lacks, and how to mend it, without starting anything.
 
-use std::{fs, net::SocketAddr, net::TcpListener, path::Path, process::ExitCode};
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    path::Path,
+    process::ExitCode,
+};
 
 use anyhow::Result;
 use gimbal::config::{CommonFlags, Config, ControlFlags, Flags, GatewayFlags};
@@ -27,6 +32,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     findings.push(port("client port", config.gateway.listen));
     if let Some(address) = config.gateway.websocket.listen {
         findings.push(port("websocket port", address));
+    }
+    if let (Some(address), Some(_)) = (config.gateway.quic.listen, &config.gateway.tls.certificate) {
+        findings.push(freedom("quic port", address, UdpSocket::bind(address).map(drop), "ss -lunp"));
     }
     findings.push(port("grpc port", config.control.grpc_listen));
     findings.push(port("http port", config.control.http_listen));
@@ -56,11 +64,18 @@ fn bad(name: &'static str, level: Level, what: String, fix: &str) -> Finding {
 }
 
 fn port(name: &'static str, address: SocketAddr) -> Finding {
-    match TcpListener::bind(address) {
-        Ok(_) => ok(name, format!("{address} is free")),
+    freedom(name, address, TcpListener::bind(address).map(drop), "ss -ltnp")
+}
+
+/// What came of a try to bind `address`; `shows` is the command that shows who has it.
+fn freedom(name: &'static str, address: SocketAddr, tried: io::Result<()>, shows: &str) -> Finding {
+    match tried {
+        Ok(()) => ok(name, format!("{address} is free")),
         Err(error) => {
-            let fix = "stop what listens there (`ss -ltnp` shows it; a running gimbal is one), or set another address";
-            bad(name, Level::Fail, format!("cannot listen on {address}: {error}"), fix)
+            let fix = format!(
+                "stop what listens there (`{shows}` shows it; a running gimbal is one), or set another address"
+            );
+            bad(name, Level::Fail, format!("cannot listen on {address}: {error}"), &fix)
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `gimbal gateway`: a gateway alone, linked to control over gRPC.
 
-use std::process::ExitCode;
+use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use gimbal::{
@@ -31,9 +31,10 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         let reload = Reload::new(flags, config.clone())?;
         let (drain_over, control) = (config.process.drain_over, config.edge.control.clone());
         let node = EdgeNode::start(config, dev).await.context("the gateway does not start")?;
-        let websocket = node.gateway().websocket_addr().map_or_else(|| "off".to_owned(), |at| at.to_string());
+        let shown = |address: Option<SocketAddr>| address.map_or_else(|| "off".to_owned(), |at| at.to_string());
+        let (websocket, quic) = (shown(node.gateway().websocket_addr()), shown(node.gateway().quic_addr()));
         tell(&format!(
-            "gimbal gateway is running\n  TCP   {}\n  WS    {websocket}\n  HTTP  {}\n  control at {control}\n",
+            "gimbal gateway is running\n  TCP   {}\n  WS    {websocket}\n  QUIC  {quic}\n  HTTP  {}\n  control at {control}\n",
             node.gateway().local_addr(),
             node.http_address(),
         ));

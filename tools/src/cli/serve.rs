@@ -44,13 +44,15 @@ fn banner(node: &Node, data: &str, dev: bool) -> String {
     let (tcp, grpc, http) = (node.gateway().local_addr(), control.grpc_address(), control.http_address());
     let shown = |address: Option<std::net::SocketAddr>| address.map_or("off".to_owned(), |at| at.to_string());
     let (websocket, tls) = (shown(node.gateway().websocket_addr()), shown(node.gateway().tls_addr()));
-    let websocket_tls = shown(node.gateway().websocket_tls_addr());
+    let (websocket_tls, quic) =
+        (shown(node.gateway().websocket_tls_addr()), shown(node.gateway().quic_addr()));
     let chat = if dev { ", a chat for browsers at /chat/" } else { "" };
     let mut text = format!(
         "gimbal {} is running\n  \
            TCP   {tcp:<22} clients\n  \
            WS    {websocket:<22} clients over WebSocket\n  \
            TLS   {tls:<22} clients over TCP in TLS; over WebSocket: {websocket_tls}\n  \
+           QUIC  {quic:<22} clients over QUIC (UDP)\n  \
            gRPC  {grpc:<22} backends, administrators, sign-in by phone\n  \
            HTTP  {http:<22} /healthz /readyz /metrics{chat}\n  \
            data  {data}\n",
