@@ -1,4 +1,4 @@
-//! Reference client: the wire over TCP or WebSocket, on codec alone.
+//! Reference client: the wire over TCP, WebSocket or QUIC, on codec alone.
 //!
 //! [`Client::connect`] signs in and gives a [`Client`] to ask with and [`Events`] to listen to. Two tasks serve them: a
 //! writer, which also keeps the connection alive, and a reader. Events wait in a bounded queue; when nobody takes them
@@ -34,10 +34,11 @@ use tokio::{
     time::timeout,
 };
 
-use crate::websocket::Pipe;
+use crate::{quic, websocket::Pipe};
 
 pub use mailbox::{Cursor, Item, Mailbox, Step};
 use reader::Reader;
+use writer::Writer;
 
 /// Events that wait for their taker: about one full sync page.
 const EVENTS_MAX: usize = 512;
@@ -49,10 +50,12 @@ const REQUESTS_OPEN_MAX: usize = 65_536;
 /// How to connect and as whom.
 #[derive(Clone)]
 pub struct Options {
-    /// `host:port` of the gateway's TCP or WebSocket port.
+    /// `host:port` of the gateway's TCP, WebSocket or QUIC port.
     pub address: String,
     /// Speak WebSocket, on path `/ws`.
     pub websocket: bool,
+    /// Speak QUIC, and trust whom this says.
+    pub quic: Option<quinn::ClientConfig>,
     /// User.
     pub user: UserId,
     /// Device.
@@ -73,6 +76,7 @@ impl Options {
         Self {
             address: address.into(),
             websocket: false,
+            quic: None,
             user,
             device,
             token: token.into(),
@@ -341,14 +345,7 @@ impl Client {
             address: options.address.clone(),
             why: error.to_string(),
         };
-        let stream = TcpStream::connect(&options.address).await.map_err(refused)?;
-        stream.set_nodelay(true).map_err(refused)?;
-        let (read, write) = stream.into_split();
-        let (pipe, request) =
-            if options.websocket { open_pipe(&options.address) } else { (None, Vec::new()) };
-        let mut writer = writer::Writer::new(write, pipe.clone());
-        writer.write_as_is(&request).await.map_err(refused)?;
-        let mut reader = Reader::new(read, pipe);
+        let (mut reader, mut writer) = open(&options).await.map_err(refused)?;
         reader.opened().await?;
         let sign_in = body::SignIn {
             user: options.user,
@@ -536,6 +533,21 @@ impl Client {
 type SharedPipe = Arc<Mutex<Pipe>>;
 
 /// A WebSocket to `address`, and the request that opens it.
+/// A connection of the kind that is asked for, not signed in.
+async fn open(options: &Options) -> std::io::Result<(Reader, Writer)> {
+    if let Some(config) = &options.quic {
+        let (connection, read, write) = quic::connect(&options.address, config.clone()).await?;
+        return Ok((Reader::new(Box::new(read), None, Some(connection)), Writer::new(Box::new(write), None)));
+    }
+    let stream = TcpStream::connect(&options.address).await?;
+    stream.set_nodelay(true)?;
+    let (read, write) = stream.into_split();
+    let (pipe, request) = if options.websocket { open_pipe(&options.address) } else { (None, Vec::new()) };
+    let mut writer = Writer::new(Box::new(write), pipe.clone());
+    writer.write_as_is(&request).await?;
+    Ok((Reader::new(Box::new(read), pipe, None), writer))
+}
+
 fn open_pipe(address: &str) -> (Option<SharedPipe>, Vec<u8>) {
     let seed = RandomState::new().build_hasher().finish();
     let (pipe, request) = Pipe::new(address, "/ws", seed);

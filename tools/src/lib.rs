@@ -12,6 +12,7 @@ pub mod load;
 pub mod node;
 pub mod output;
 pub mod proc;
+pub mod quic;
 pub mod report;
 pub mod scenario;
 pub mod state;

@@ -8,13 +8,16 @@ use gimbal_codec::{
     body::{Behind, Close, Message as WireMessage, Reply, Signal},
     limits::FRAME_BYTES_MAX_DOWN,
 };
-use tokio::{io::AsyncReadExt as _, net::tcp::OwnedReadHalf, sync::mpsc};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    sync::mpsc,
+};
 
 use super::{
     ClientError, Closed, Event, Page, SIGN_IN_ID, SIGNAL_ID, Shared, SharedPipe, Waiter, lock, lost,
     writer::HEARTBEAT_ID,
 };
-use crate::websocket::PipeError;
+use crate::{quic, websocket::PipeError};
 
 /// Bytes read at a time.
 const READ_BYTES: usize = 16 * 1024;
@@ -25,18 +28,23 @@ enum Incoming {
     Event(Event),
 }
 
+/// Where bytes come from.
+pub(super) type Half = Box<dyn AsyncRead + Send + Unpin>;
+
 pub(super) struct Reader {
-    half: OwnedReadHalf,
+    half: Half,
     decoder: Decoder,
     chunk: Vec<u8>,
     incoming: VecDeque<Incoming>,
     /// Bytes after `incoming` that are not in the protocol.
     broken: Option<ClientError>,
     pipe: Option<SharedPipe>,
+    /// What the stream belongs to, on QUIC.
+    quic: Option<quinn::Connection>,
 }
 
 impl Reader {
-    pub(super) fn new(half: OwnedReadHalf, pipe: Option<SharedPipe>) -> Self {
+    pub(super) fn new(half: Half, pipe: Option<SharedPipe>, quic: Option<quinn::Connection>) -> Self {
         Self {
             half,
             decoder: Decoder::new(),
@@ -44,6 +52,7 @@ impl Reader {
             incoming: VecDeque::new(),
             broken: None,
             pipe,
+            quic,
         }
     }
 
@@ -113,13 +122,22 @@ impl Reader {
 
     async fn read(&mut self) -> Result<(), ClientError> {
         match self.half.read(&mut self.chunk).await {
-            Ok(0) => Err(ClientError::Closed(lost("closed without a reason"))),
+            Ok(0) => Err(self.ended("closed without a reason")),
             Ok(bytes) => {
                 self.broken = self.take(bytes).err();
                 Ok(())
             }
-            Err(error) => Err(ClientError::Closed(lost(&error.to_string()))),
+            Err(error) => Err(self.ended(&error.to_string())),
         }
+    }
+
+    /// The end without a close frame; over QUIC the connection may still say why.
+    fn ended(&self, why: &str) -> ClientError {
+        let told = self.quic.as_ref().and_then(quic::closed);
+        ClientError::Closed(match told {
+            Some((code, reason)) => Closed { code: Some(code), reason, retry_after: Duration::ZERO },
+            None => lost(why),
+        })
     }
 
     fn take(&mut self, bytes: usize) -> Result<(), ClientError> {

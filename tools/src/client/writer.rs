@@ -5,8 +5,7 @@ use std::{io, time::Duration};
 use bytes::Bytes;
 use gimbal_codec::{Command, frame};
 use tokio::{
-    io::AsyncWriteExt as _,
-    net::tcp::OwnedWriteHalf,
+    io::{AsyncWrite, AsyncWriteExt as _},
     sync::mpsc,
     time::{sleep, timeout},
 };
@@ -22,14 +21,17 @@ const NEVER: Duration = Duration::from_secs(365 * 86_400);
 /// Request id of heartbeats that the writer sends by itself; their echo is dropped.
 pub(super) const HEARTBEAT_ID: &str = "heartbeat";
 
+/// Where bytes go.
+pub(super) type Half = Box<dyn AsyncWrite + Send + Unpin>;
+
 pub(super) struct Writer {
-    half: OwnedWriteHalf,
+    half: Half,
     joined: Vec<u8>,
     pipe: Option<SharedPipe>,
 }
 
 impl Writer {
-    pub(super) const fn new(half: OwnedWriteHalf, pipe: Option<SharedPipe>) -> Self {
+    pub(super) fn new(half: Half, pipe: Option<SharedPipe>) -> Self {
         Self { half, joined: Vec::new(), pipe }
     }
 

@@ -18,12 +18,18 @@ use super::GrpcArgs;
 pub(crate) struct DeviceArgs {
     #[command(flatten)]
     pub(super) grpc: GrpcArgs,
-    /// Address of the gateway [default: 127.0.0.1:8002, with --websocket 127.0.0.1:8003]
+    /// Address of the gateway [default: 127.0.0.1:8002, with --websocket 127.0.0.1:8003, with --quic localhost:8004]
     #[arg(long, env = "GIMBAL_ADDRESS", value_name = "HOST:PORT")]
     pub(super) address: Option<String>,
     /// Connect over WebSocket
     #[arg(long)]
     pub(super) websocket: bool,
+    /// Connect over QUIC; --gateway-ca names whom to trust
+    #[arg(long, conflicts_with = "websocket", requires = "gateway_ca")]
+    pub(super) quic: bool,
+    /// File with the authority of the gateway's certificate (PEM), for --quic
+    #[arg(long, env = "GIMBAL_GATEWAY_CA", value_name = "FILE")]
+    pub(super) gateway_ca: Option<PathBuf>,
     /// Phone number of the user, who is made when unknown
     #[arg(long, alias = "user-phone", value_name = "NUMBER")]
     pub(super) phone: String,
@@ -45,6 +51,8 @@ pub(crate) struct Device {
     saved: Saved,
     /// It was signed in by phone just now, so a refusal is final.
     is_fresh: bool,
+    /// For QUIC.
+    trust: Option<quinn::ClientConfig>,
     /// A connection that is kept for several calls.
     pub(super) client: Option<Client>,
 }
@@ -52,11 +60,13 @@ pub(crate) struct Device {
 impl Device {
     /// Opens the state and signs in by phone when it holds nothing for this server.
     pub(crate) async fn open(args: DeviceArgs, default_name: &str) -> Result<Self> {
+        let ca = args.gateway_ca.as_deref().filter(|_| args.quic);
+        let trust = ca.map(gimbal::quic::trust).transpose()?;
         let dir = args.state.clone().unwrap_or_else(default_dir);
         let file = StateFile::open(&dir, &args.phone, args.device.as_deref().unwrap_or(default_name))?;
         let known = file.saved.clone().filter(|saved| saved.grpc == args.grpc.grpc);
         let is_fresh = known.is_none();
-        let mut device = Self { args, file, saved: known.unwrap_or_default(), is_fresh, client: None };
+        let mut device = Self { args, file, saved: known.unwrap_or_default(), is_fresh, trust, client: None };
         if is_fresh {
             device.sign_in_by_phone().await?;
         }
@@ -111,10 +121,14 @@ impl Device {
     fn options(&self, cursor: Option<Seq>) -> Options {
         let (user, device) = (UserId::new(self.saved.user), DeviceId::new(self.saved.device));
         let websocket = self.args.websocket;
-        let default = if websocket { "127.0.0.1:8003" } else { "127.0.0.1:8002" };
+        let default = match (websocket, self.args.quic) {
+            (true, _) => "127.0.0.1:8003",
+            (_, true) => "localhost:8004",
+            _ => "127.0.0.1:8002",
+        };
         let address = self.args.address.as_deref().unwrap_or(default);
         let options = Options::new(address, user, device, &self.saved.token);
-        Options { cursor, websocket, ..options }
+        Options { cursor, websocket, quic: self.trust.clone(), ..options }
     }
 
     /// Signs in over the long connection; credentials that the server no longer knows are replaced once.
