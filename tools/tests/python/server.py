@@ -15,19 +15,20 @@ CERTIFICATES = ROOT / "gateway/tests/certificates"
 BINARY = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "gimbal"
 
 
-def free_port():
-    with socket.socket() as probe:
+def free_port(kind=socket.SOCK_STREAM):
+    with socket.socket(type=kind) as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 class Server:
-    """`gimbal serve --dev` on free loopback ports; `tcp`, `websocket`, `tls`, `websocket_tls`, `grpc` and `http` are their addresses.
+    """`gimbal serve --dev` on free loopback ports; `tcp`, `websocket`, `tls`, `websocket_tls`, `quic`, `grpc` and `http` are their addresses.
 
-    `settings` is TOML for the end of the configuration, `tls_settings` for the end of `[gateway.tls]`; `{folder}` in `settings` is the
+    `settings` is TOML for the end of the configuration, `tls_settings` for the end of `[gateway.tls]`, `quic_settings` for that of
+    `[gateway.quic]`; `{folder}` in `settings` is the
     server's folder, into which `files` are written."""
 
-    def __init__(self, settings="", files=(), tls_settings=""):
+    def __init__(self, settings="", files=(), tls_settings="", quic_settings=""):
         self._folder = tempfile.TemporaryDirectory(prefix="gimbal-python-")
         self.tcp = ("127.0.0.1", free_port())
         self.grpc = f"127.0.0.1:{free_port()}"
@@ -37,6 +38,7 @@ class Server:
         self.websocket = ("127.0.0.1", free_port())
         self.tls = ("127.0.0.1", free_port())
         self.websocket_tls = ("127.0.0.1", free_port())
+        self.quic = ("127.0.0.1", free_port(socket.SOCK_DGRAM))
         for name in ("pem", "key"):
             shutil.copy(CERTIFICATES / f"one.{name}", folder / f"tls.{name}")
         addresses = {
@@ -44,8 +46,10 @@ class Server:
             "websocket": "%s:%d" % self.websocket,
             "tls": "%s:%d" % self.tls,
             "websocket_tls": "%s:%d" % self.websocket_tls,
+            "quic": "%s:%d" % self.quic,
             "folder": folder,
             "tls_settings": tls_settings,
+            "quic_settings": quic_settings,
         }
         for name, text in dict(files).items():
             (folder / name).write_text(text)
@@ -123,6 +127,10 @@ key = "{folder}/tls.key"
 listen = "{tls}"
 websocket_listen = "{websocket_tls}"
 {tls_settings}
+
+[gateway.quic]
+listen = "{quic}"
+{quic_settings}
 
 [control]
 grpc_listen = "{grpc}"

@@ -7,6 +7,7 @@ import time
 import unittest
 
 from gimbal_client import Client, Closed, sign_in_by_phone
+from quic_client import Quic
 from server import Server
 from websocket_clients import Tls, Websockets, WebsocketsTls, trusting
 
@@ -47,13 +48,14 @@ def connect(context, port):
 
 
 class TlsTest(unittest.TestCase):
-    def test_one_user_sees_one_order_over_four_transports_through_a_restart(self):
+    def test_one_user_sees_one_order_over_every_transport_through_a_restart(self):
         alice, phone = new_device(), str(next(_phones))
         kinds = [
             (Client, server.tcp),
             (Websockets, server.websocket),
             (Tls, server.tls),
             (WebsocketsTls, server.websocket_tls),
+            (Quic, server.quic),
         ]
         devices = [new_device(phone) for _ in kinds]
         user = devices[0].user_id
