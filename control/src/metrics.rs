@@ -7,6 +7,7 @@ use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text},
     metrics::{
+        TypedMetric as _,
         counter::{ConstCounter, Counter},
         family::Family,
         gauge::{ConstGauge, Gauge},
@@ -42,6 +43,12 @@ pub(crate) struct KindLabels {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 pub(crate) struct MethodLabels {
     pub(crate) method: &'static str,
+}
+
+/// A stage of the writer.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub(crate) struct StageLabels {
+    pub(crate) stage: &'static str,
 }
 
 /// Why something was refused or dropped.
@@ -88,6 +95,8 @@ pub(crate) enum Value {
     Gauge(i64),
     /// Counters by reason.
     Reasons(Vec<(&'static str, u64)>),
+    /// Seconds by stage.
+    Stages(Vec<(&'static str, Histogram)>),
     /// Counters by labels of their own.
     Labelled(Vec<(Vec<(&'static str, String)>, u64)>),
 }
@@ -198,6 +207,12 @@ impl Collector for External {
                     for (reason, value) in reasons {
                         let labels = ReasonLabels { reason };
                         ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+                    }
+                }
+                Value::Stages(stages) => {
+                    let mut family = encoder.encode_descriptor(name, help, None, Histogram::TYPE)?;
+                    for (stage, seconds) in stages {
+                        seconds.encode(family.encode_family(&StageLabels { stage })?)?;
                     }
                 }
                 Value::Labelled(counters) => {

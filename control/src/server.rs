@@ -322,6 +322,11 @@ fn samples(writer: &Writer, readers: &Readers, rooms: &Rooms) -> Vec<Sample> {
             help: "Commands refused, by reason",
             value: Value::Reasons(counters.refused().collect()),
         },
+        Sample {
+            name: "writer_batch_seconds",
+            help: "Time of each batch of the writer in each stage",
+            value: Value::Stages(counters.stages.all()),
+        },
         gauge("sessions", "Sessions online", sessions),
         gauge("users_online", "Users with a session", users),
         gauge("gateways", "Gateways with routes", gateways),

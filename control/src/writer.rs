@@ -178,10 +178,17 @@ impl Writer {
 fn run_or_abort(shared: &Shared, mut engine: Engine, mut clock: Clock) {
     let run = || {
         let mut batch = Vec::new();
-        while shared.queue.take(&mut batch) {
+        while let Some(since) = shared.queue.take(&mut batch) {
             let now_ms = clock();
+            let stages = &shared.counters.stages;
+            let mut lap = stages.queue.lap(since);
             while !batch.is_empty() {
-                engine.turn(&mut batch, now_ms);
+                let mut executed = engine.execute(&mut batch, now_ms);
+                lap = stages.execute.lap(lap);
+                engine.commit(&mut executed);
+                lap = stages.commit.lap(lap);
+                engine.release(executed);
+                lap = stages.release.lap(lap);
             }
         }
     };

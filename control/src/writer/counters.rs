@@ -1,6 +1,12 @@
 //! What the writer did, refused and dropped since start. Written by one thread, read by metrics.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+
+use crate::clock;
 
 use crate::error::RequestError;
 
@@ -45,7 +51,57 @@ pub struct Counters {
     pub given_up: Counter,
     /// Online sessions now, and gateways linked now.
     pub online: Gauges,
+    /// How long each batch took.
+    pub stages: Stages,
     refused: [Counter; RequestError::REASONS.len()],
+}
+
+/// Where a batch spends its time, in order.
+#[derive(Default, Debug)]
+pub struct Stages {
+    /// From the arrival of its first command until it begins.
+    pub queue: Stage,
+    /// Executing it.
+    pub execute: Stage,
+    /// Writing and syncing.
+    pub commit: Stage,
+    /// Handing out answers and deliveries.
+    pub release: Stage,
+}
+
+impl Stages {
+    /// Their seconds, in order.
+    pub(crate) fn all(&self) -> Vec<(&'static str, Histogram)> {
+        let Self { queue, execute, commit, release } = self;
+        [("queue", queue), ("execute", execute), ("commit", commit), ("release", release)]
+            .map(|(name, stage)| (name, stage.0.clone()))
+            .into()
+    }
+}
+
+/// Seconds of one stage, by batch.
+pub struct Stage(Histogram);
+
+impl Default for Stage {
+    /// 10 us to 5 s: a batch of one takes less outside its sync, and above are deadlines.
+    fn default() -> Self {
+        Self(Histogram::new(exponential_buckets(1e-5, 2.0, 20)))
+    }
+}
+
+impl fmt::Debug for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stage")
+    }
+}
+
+impl Stage {
+    /// Enters the time since `from`, and returns the time now.
+    pub(super) fn lap(&self, from: Instant) -> Instant {
+        let now = clock::now();
+        self.0.observe((now - from).as_secs_f64());
+        now
+    }
 }
 
 /// Values of the last batch.

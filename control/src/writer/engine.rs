@@ -10,7 +10,8 @@ use super::{Counters, Job};
 use crate::command::{Admitted, Command, Lane, Reply, ReplyTo, SESSIONS_PAGE_MAX, Sender, SessionRef, Stats};
 use crate::error::RequestError;
 use crate::executor::{Effect, Executor, Output};
-use crate::log::CommandLog;
+use crate::log::{CommandLog, Record};
+use crate::partition::Partition;
 use crate::route::{Announced, Arrival, Routes};
 use crate::store::Store;
 
@@ -23,6 +24,15 @@ pub struct Engine {
     counters: Arc<Counters>,
     /// A commit failed: the executor's cache may hold what is not on disk, so nothing is executed any more.
     failed: bool,
+}
+
+/// A batch that was executed: what it came to, to be committed and then released.
+pub struct Executed {
+    jobs: Vec<Job>,
+    /// One for each job.
+    outputs: Vec<Output>,
+    records: Vec<(Partition, Record)>,
+    now_ms: i64,
 }
 
 enum Admission {
@@ -70,21 +80,52 @@ impl Engine {
         Self { executor, routes, log, store, counters, failed: false }
     }
 
-    /// Executes a prefix of `jobs` (all of them, as a rule, and one at least) as one batch and removes it. Answers and
-    /// deliveries leave after the commit, in the order of the jobs; nothing is committed when nothing changed. Commands
-    /// whose callers have given up waiting are removed and not executed.
+    /// One batch from its begin to its end: [`Self::execute`], [`Self::commit`], [`Self::release`].
     pub fn turn(&mut self, jobs: &mut Vec<Job>, now_ms: i64) {
+        let mut batch = self.execute(jobs, now_ms);
+        self.commit(&mut batch);
+        self.release(batch);
+    }
+
+    /// Executes a prefix of `jobs` (all of them, as a rule, and one at least) as one batch and takes it out. Commands
+    /// whose callers have given up waiting are removed and not executed.
+    pub fn execute(&mut self, jobs: &mut Vec<Job>, now_ms: i64) -> Executed {
         let waiting = jobs.len();
         jobs.retain(|job| !job.reply_to.is_given_up());
         self.counters.given_up.add((waiting - jobs.len()) as u64);
+        let (outputs, records) =
+            if self.failed { (refuse_all(jobs), Vec::new()) } else { self.run(jobs, now_ms) };
+        let rest = jobs.split_off(outputs.len());
+        Executed { jobs: std::mem::replace(jobs, rest), outputs, records, now_ms }
+    }
+
+    /// Makes what the batch changed durable; nothing is committed when nothing changed. After a failure all of the batch
+    /// is refused, and all that follows.
+    pub fn commit(&mut self, batch: &mut Executed) {
+        if batch.records.is_empty() {
+            return;
+        }
+        match self.log.commit(std::mem::take(&mut batch.records)) {
+            Ok(()) => self.counters.commits.add(1),
+            Err(error) => {
+                tracing::error!(%error, "refusing everything from now on");
+                self.failed = true;
+                batch.outputs = refuse_all(&batch.jobs);
+            }
+        }
+    }
+
+    /// Answers and deliveries leave, in the order of the jobs. Only after [`Self::commit`].
+    pub fn release(&mut self, batch: Executed) {
+        let Executed { jobs, outputs, records, now_ms } = batch;
+        assert!(records.is_empty(), "answers leave after the commit");
         if jobs.is_empty() {
             return;
         }
-        let outputs = if self.failed { self.refuse_all(jobs) } else { self.execute(jobs, now_ms) };
         self.counters.batches.add(1);
         self.counters.commands.add(outputs.len() as u64);
-        for (job, output) in jobs.drain(..outputs.len()).zip(outputs) {
-            self.release(job, output, now_ms);
+        for (job, output) in jobs.into_iter().zip(outputs) {
+            self.answer(job, output, now_ms);
         }
         self.counters.link_full.add(self.routes.flush());
         self.counters.online.set(self.routes.counts());
@@ -95,7 +136,7 @@ impl Engine {
         &self.routes
     }
 
-    fn execute(&mut self, jobs: &[Job], now_ms: i64) -> Vec<Output> {
+    fn run(&mut self, jobs: &[Job], now_ms: i64) -> (Vec<Output>, Vec<(Partition, Record)>) {
         let mut outputs = Vec::with_capacity(jobs.len());
         let mut touched = Touched::default();
         let view = Arc::clone(&self.store);
@@ -109,38 +150,10 @@ impl Engine {
             touched.add(&job.command, &output);
             outputs.push(output);
         }
-        let records = batch.finish();
-        if records.is_empty() {
-            return outputs;
-        }
-        match self.log.commit(records) {
-            Ok(()) => {
-                self.counters.commits.add(1);
-                outputs
-            }
-            Err(error) => {
-                tracing::error!(%error, "refusing everything from now on");
-                self.failed = true;
-                self.refuse_all(&jobs[..outputs.len()])
-            }
-        }
+        (outputs, batch.finish())
     }
 
-    fn refuse_all(&self, jobs: &[Job]) -> Vec<Output> {
-        jobs.iter()
-            .map(|job| match job.command {
-                Command::Detach { .. }
-                | Command::GatewayUp { .. }
-                | Command::GatewayDown { .. }
-                | Command::ListSessions { .. }
-                | Command::Kick { .. }
-                | Command::Stats => Output { result: Ok(Reply::Done), effect: Effect::None },
-                _ => Output::refused(RequestError::Unavailable),
-            })
-            .collect()
-    }
-
-    fn release(&mut self, job: Job, output: Output, now_ms: i64) {
+    fn answer(&mut self, job: Job, output: Output, now_ms: i64) {
         if let Err(error) = output.result {
             self.counters.count_refusal(error);
         }
@@ -319,6 +332,20 @@ fn admit(routes: &Routes, touched: &Touched, command: &Command) -> Admission {
     } else {
         Admission::Refuse(RequestError::Stale)
     }
+}
+
+fn refuse_all(jobs: &[Job]) -> Vec<Output> {
+    jobs.iter()
+        .map(|job| match job.command {
+            Command::Detach { .. }
+            | Command::GatewayUp { .. }
+            | Command::GatewayDown { .. }
+            | Command::ListSessions { .. }
+            | Command::Kick { .. }
+            | Command::Stats => Output { result: Ok(Reply::Done), effect: Effect::None },
+            _ => Output::refused(RequestError::Unavailable),
+        })
+        .collect()
 }
 
 fn sent(result: Result<Reply, RequestError>) -> Result<SendResult, Refusal> {

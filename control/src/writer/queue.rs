@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::{Job, Limits};
+use crate::clock;
 use crate::command::Command;
 use crate::error::RequestError;
 
@@ -20,7 +22,8 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct State {
-    jobs: VecDeque<Job>,
+    /// Each with when it came.
+    jobs: VecDeque<(Job, Instant)>,
     bytes: usize,
     closed: bool,
     writer_waits: bool,
@@ -35,7 +38,7 @@ impl Queue {
         let bytes = job_bytes(&job);
         let reserve = reserve(&job.command);
         let mut state = self.admit(1, bytes, reserve)?;
-        state.jobs.push_back(job);
+        state.jobs.push_back((job, clock::now()));
         self.wake(state);
         Ok(())
     }
@@ -47,35 +50,38 @@ impl Queue {
         let bytes = jobs.iter().map(job_bytes).sum();
         let reserve = jobs.iter().map(|job| reserve(&job.command)).min().unwrap_or(0);
         let mut state = self.admit(jobs.len(), bytes, reserve)?;
-        state.jobs.extend(jobs.drain(..));
+        let now = clock::now();
+        state.jobs.extend(jobs.drain(..).map(|job| (job, now)));
         self.wake(state);
         Ok(())
     }
 
-    /// Waits for work and fills `batch` (empty before) with what fits one commit; false when closed and empty.
-    pub(super) fn take(&self, batch: &mut Vec<Job>) -> bool {
+    /// Waits for work and fills `batch` (empty before) with what fits one commit. Since when the first of them
+    /// waited; `None` when closed and empty.
+    pub(super) fn take(&self, batch: &mut Vec<Job>) -> Option<Instant> {
         let mut state = self.lock();
         while state.jobs.is_empty() {
             if state.closed {
-                return false;
+                return None;
             }
             state.writer_waits = true;
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.writer_waits = false;
         }
-        let (mut weight, mut bytes) = (0, 0);
-        while let Some(job) = state.jobs.front() {
+        let (mut weight, mut bytes, mut since) = (0, 0, None);
+        while let Some((job, came)) = state.jobs.front() {
+            since.get_or_insert(*came);
             weight += job.command.weight();
             bytes += job.command.effect_bytes();
             let full = weight > self.limits.batch_commands_max || bytes > self.limits.batch_bytes_max;
             if full && !batch.is_empty() {
                 break;
             }
-            let job = state.jobs.pop_front().expect("the front was just seen");
+            let (job, _) = state.jobs.pop_front().expect("the front was just seen");
             state.bytes -= job_bytes(&job);
             batch.push(job);
         }
-        true
+        since
     }
 
     pub(super) fn close(&self) {
@@ -190,14 +196,14 @@ mod tests {
         assert_eq!(queue.push_many(&mut jobs), Err(RequestError::Busy));
         assert_eq!(jobs.len(), 1);
         let mut batch = Vec::new();
-        assert!(queue.take(&mut batch));
+        assert!(queue.take(&mut batch).is_some());
         assert_eq!(batch.len(), 2);
         batch.clear();
-        assert!(queue.take(&mut batch));
+        assert!(queue.take(&mut batch).is_some());
         assert_eq!((batch.len(), queue.depth()), (1, (0, 0)));
         queue.close();
         batch.clear();
-        assert!(!queue.take(&mut batch));
+        assert!(queue.take(&mut batch).is_none());
         assert_eq!(queue.push(job(Command::Stats)), Err(RequestError::Unavailable));
     }
 }
