@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use gimbal::clock;
+use gimbal::{clock, load::stop};
 use rustix::{
     buffer::spare_capacity,
     event::{
@@ -18,7 +18,10 @@ use rustix::{
     },
 };
 
-use crate::dialect::{Event, Fault, ItemFn, nats};
+use crate::{
+    dialect::{Event, Fault, ItemFn, nats},
+    server::INTERRUPTED,
+};
 
 /// Bytes of one receive: several bursts of a room.
 const READ_BYTES: usize = 128 * 1024;
@@ -218,12 +221,13 @@ impl Conns {
     /// Sends, waits at most `wait` and gives every item that came to `each`, with its connection's index and output.
     ///
     /// # Errors
-    /// When a connection ends, sends what is not its protocol, or refuses.
+    /// When a connection ends, sends what is not its protocol, or refuses, and when the run is interrupted.
     pub(crate) fn turn(
         &mut self,
         wait: Duration,
         each: &mut impl FnMut(usize, Event, &mut Vec<u8>),
     ) -> Result<()> {
+        ensure!(!stop::is_requested(), INTERRUPTED);
         self.flush()?;
         self.events.clear();
         let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };

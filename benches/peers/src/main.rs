@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use gimbal::{
     clock,
-    load::{pin, progress},
+    load::{pin, progress, stop},
     proc::{cores, raise_open_files},
     report::RunFacts,
     say,
@@ -108,6 +108,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         bare::send_loop(members, payload_bytes)?;
         return Ok(ExitCode::SUCCESS);
     }
+    stop::install()?;
     ensure!(cores() > 1 && cli.server_core != cli.client_core, "server and client need a core each");
     let programs = cli.programs()?;
     fs::create_dir_all(&cli.out).with_context(|| format!("cannot make {}", cli.out.display()))?;
@@ -131,7 +132,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     fs::write(out.join("table.md"), &page).context("cannot write the table")?;
     plot::write(&results, &out.join("plot.svg"))?;
     say!("{page}\n{}/: table.md, results.json, plot.svg", out.display());
-    Ok(if results.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if results.complete && results.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Each kind of work, its sizes and who does it.
@@ -164,37 +165,47 @@ fn plan(cli: &Cli, programs: &Programs, results: &mut Results) -> Plan {
     plan
 }
 
+/// All that is done in a round; the order of the servers rotates with the rounds.
+fn turns(plan: &Plan, round: usize) -> impl Iterator<Item = (Kind, usize, Peer)> {
+    plan.iter().flat_map(move |(kind, sizes, peers)| {
+        let turn = move |turn| peers[(turn + round) % peers.len()];
+        let of_size = move |&size| (0..peers.len()).map(move |at| (*kind, size, turn(at)));
+        sizes.iter().flat_map(of_size)
+    })
+}
+
+/// All rounds, or those before an interruption.
 fn measure(machine: &Machine, plan: &Plan, results: &mut Results, out: &Path) -> Result<()> {
     let works: usize = plan.iter().map(|(_, sizes, peers)| sizes.len() * peers.len()).sum();
     let parameters = results.parameters.clone();
     let bar = progress((works * parameters.rounds) as u64, "peers");
-    for round in 0..parameters.rounds {
-        for (kind, sizes, peers) in plan {
-            for &size in sizes {
-                for turn in 0..peers.len() {
-                    let peer = peers[(turn + round) % peers.len()];
-                    let name = format!("round {}: {kind:?} {}", round + 1, peer.name());
-                    bar.set_message(name.clone());
-                    match kind.run(machine, &parameters, peer, size) {
-                        Ok(done) => results.samples.extend(done.into_iter().map(|(work, values)| Sample {
-                            work,
-                            peer,
-                            round,
-                            values,
-                        })),
-                        Err(error) => {
-                            bar.suspend(|| eprintln!("{name}: {error:#}"));
-                            results.faults.push(format!("{name}: {error:#}"));
-                        }
-                    }
-                    bar.inc(1);
-                    results.write(&out.join("results.json"))?;
+    'rounds: for round in 0..parameters.rounds {
+        for (kind, size, peer) in turns(plan, round) {
+            let name = format!("round {}: {kind:?} {}", round + 1, peer.name());
+            bar.set_message(name.clone());
+            let done = kind.run(machine, &parameters, peer, size);
+            if stop::is_requested() {
+                // What this work did is not whole.
+                break 'rounds;
+            }
+            match done {
+                Ok(done) => results.samples.extend(done.into_iter().map(|(work, values)| Sample {
+                    work,
+                    peer,
+                    round,
+                    values,
+                })),
+                Err(error) => {
+                    bar.suspend(|| eprintln!("{name}: {error:#}"));
+                    results.faults.push(format!("{name}: {error:#}"));
                 }
             }
+            bar.inc(1);
+            results.write(&out.join("results.json"))?;
         }
     }
     bar.finish_and_clear();
-    results.complete = true;
+    results.complete = !stop::is_requested();
     results.write(&out.join("results.json"))
 }
 

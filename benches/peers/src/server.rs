@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU16, Ordering},
@@ -10,18 +11,20 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use gimbal::{
     clock,
-    load::{pinned, server::http_ok},
+    load::{pinned, server::http_ok, stop},
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde::Serialize;
 
 /// How long a server may take until it is ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long it may take to stop before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Why a work ends early.
+pub(crate) const INTERRUPTED: &str = "interrupted";
 /// Between two looks at it.
 const POLL: Duration = Duration::from_millis(10);
 /// Ports are taken from here up to [`PORT_END`], below the range from which the kernel takes those of clients.
@@ -188,10 +191,14 @@ impl Machine {
         Ok(server)
     }
 
+    /// In a process group of its own: Ctrl-C is for this program, which ends the server itself.
     fn spawn_pinned(&self, command: &mut Command) -> Result<Child> {
-        pinned(Some(&self.server_core), || {
+        command.process_group(0);
+        let child = pinned(Some(&self.server_core), || {
             command.spawn().with_context(|| format!("cannot start {:?}", command.get_program()))
-        })
+        })?;
+        stop::add_child(child.id());
+        Ok(child)
     }
 
     fn fresh_dir(&self, peer: Peer) -> Result<PathBuf> {
@@ -220,6 +227,7 @@ impl Server {
     fn wait(&mut self) -> Result<()> {
         let deadline = clock::now() + READY_TIMEOUT;
         while !self.is_ready() {
+            ensure!(!stop::is_requested(), INTERRUPTED);
             if let Some(status) = self.child.try_wait().context("lost the server")? {
                 bail!("the server ended with {status}:\n{}", self.log_tail());
             }
@@ -252,16 +260,14 @@ impl Server {
     }
 
     fn stop(&mut self) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            let _ = kill_process(pid, Signal::TERM);
-        }
+        stop::tell(self.child.id(), Signal::TERM);
         let deadline = clock::now() + STOP_TIMEOUT;
         while matches!(self.child.try_wait(), Ok(None)) && clock::now() < deadline {
             thread::sleep(POLL);
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        stop::remove_child(self.child.id());
     }
 }
 

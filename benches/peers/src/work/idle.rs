@@ -7,10 +7,15 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use gimbal::{clock, proc::raise_open_files};
+use gimbal::{clock, load::stop, proc::raise_open_files};
 
 use super::{Done, Machine, Meter, Parameters, read};
-use crate::{conns::TURN, dialect::Event, server::Peer, side::Side};
+use crate::{
+    conns::TURN,
+    dialect::Event,
+    server::{INTERRUPTED, Peer},
+    side::Side,
+};
 
 /// Each connection pings so often.
 const KEEPALIVE_S: f64 = 25.0;
@@ -28,10 +33,10 @@ pub(super) fn run(machine: &Machine, parameters: &Parameters, peer: Peer) -> Res
     side.server.restart(machine)?;
     let pid = side.server.pid();
     side.open(low)?;
-    thread::sleep(settle);
+    rest(settle)?;
     let at_low = read(pid)?.rss_bytes as f64;
     side.open(high - low)?;
-    thread::sleep(settle);
+    rest(settle)?;
     let at_high = read(pid)?.rss_bytes as f64;
     let meter = Meter::start(pid)?;
     let pings = keep_alive(&mut side, Duration::from_secs_f64(parameters.keepalive_s))?;
@@ -47,6 +52,16 @@ pub(super) fn run(machine: &Machine, parameters: &Parameters, peer: Peer) -> Res
         ("others_busy", spent.others_busy),
     ]);
     Ok(vec![(format!("idle/{low}-{high}"), values)])
+}
+
+/// Nothing is done for `time`.
+fn rest(time: Duration) -> Result<()> {
+    let end = clock::now() + time;
+    while clock::now() < end {
+        ensure!(!stop::is_requested(), INTERRUPTED);
+        thread::sleep(TURN.min(end.saturating_duration_since(clock::now())));
+    }
+    Ok(())
 }
 
 /// Pings from each connection in turn, evenly; returns how many, all of them answered.
