@@ -290,15 +290,24 @@ impl Routes {
 
     /// Up to `limit` sessions from slot `from`; a session that stays is on exactly one page.
     pub fn page(&self, user: Option<UserId>, from: u64, limit: usize) -> SessionPage {
-        let from = usize::try_from(from).unwrap_or(usize::MAX).min(self.slots.len());
+        let from = u32::try_from(from).unwrap_or(u32::MAX);
+        match user {
+            // The writer must not walk all slots for one user.
+            Some(user) => {
+                let mut slots: Vec<u32> = self.slots_of(user).filter(|at| *at >= from).collect();
+                slots.sort_unstable();
+                self.page_of(slots.into_iter(), limit)
+            }
+            None => self.page_of(from..u32::try_from(self.slots.len()).unwrap_or(u32::MAX), limit),
+        }
+    }
+
+    fn page_of(&self, slots: impl Iterator<Item = u32>, limit: usize) -> SessionPage {
         let mut sessions = Vec::new();
-        for (at, slot) in self.slots.iter().enumerate().skip(from) {
-            let Some(route) = slot.route.as_ref().filter(|route| user.is_none_or(|user| user == route.user))
-            else {
-                continue;
-            };
+        for at in slots {
+            let Some(route) = &self.slots[at].route else { continue };
             if sessions.len() == limit {
-                return SessionPage { sessions, next: Some(at as u64) };
+                return SessionPage { sessions, next: Some(u64::from(at)) };
             }
             sessions.push(self.info(route));
         }
@@ -364,12 +373,12 @@ impl Routes {
     }
 
     fn devices(&self, user: UserId) -> impl Iterator<Item = &Route> {
-        let mut at = self.users.get(&user).copied().unwrap_or(NONE);
-        std::iter::from_fn(move || {
-            let slot = (at != NONE).then(|| &self.slots[at])?;
-            at = slot.next;
-            slot.route.as_ref()
-        })
+        self.slots_of(user).map(|at| self.route(at))
+    }
+
+    fn slots_of(&self, user: UserId) -> impl Iterator<Item = u32> {
+        let first = self.users.get(&user).copied().filter(|at| *at != NONE);
+        std::iter::successors(first, |at| Some(self.slots[*at].next).filter(|at| *at != NONE))
     }
 
     fn find(&self, user: UserId, device: DeviceId) -> Option<u32> {

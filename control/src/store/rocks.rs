@@ -16,8 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
-    Direction, IteratorMode, LogLevel, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch,
-    WriteOptions,
+    LogLevel, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
 };
 
 use super::key::Meta;
@@ -222,14 +221,15 @@ impl View for Snapshot<'_> {
         }
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(to);
-        let mode = IteratorMode::From(from, Direction::Forward);
-        for item in self.at.iterator_cf_opt(self.store.family(table), options, mode) {
-            let (key, value) = item.map_err(|error| engine(&error))?;
-            if visit(&key, &value)? == Scan::Stop {
-                break;
+        let mut items = self.at.raw_iterator_cf_opt(self.store.family(table), options);
+        items.seek(from);
+        while let Some((key, value)) = items.item() {
+            if visit(key, value)? == Scan::Stop {
+                return Ok(());
             }
+            items.next();
         }
-        Ok(())
+        items.status().map_err(|error| engine(&error))
     }
 }
 
