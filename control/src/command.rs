@@ -14,7 +14,9 @@ use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use crate::auth::Subject;
+use crate::dedup;
 use crate::error::RequestError;
+use crate::store::key::DedupScope;
 
 /// Most users of one push: it is executed within one batch.
 pub const PUSH_USERS_MAX: usize = 512;
@@ -256,6 +258,14 @@ pub enum Command {
         /// Everything up to here.
         seq: Seq,
     },
+    /// Forgets the oldest remembered ids of a sender, [`dedup::FORGOTTEN_MAX`] at most, that were answered before a time.
+    /// They are refused from then on, as those below a full window are. -> [`Reply::Forgot`].
+    Forget {
+        /// Sender and home partition.
+        scope: DedupScope,
+        /// Unix milliseconds.
+        before_ms: i64,
+    },
     /// A session's read of its own mailbox. Nothing is written; it passes here so that no ended session reads, and so
     /// that the page holds all that was answered before. -> `read`.
     Sync {
@@ -357,6 +367,7 @@ impl Command {
             Self::Send { .. } => "send",
             Self::Push { .. } => "push",
             Self::Ack { .. } => "ack",
+            Self::Forget { .. } => "forget",
             Self::Sync { .. } => "sync",
             Self::Attach { .. } => "attach",
             Self::AttachVouched { .. } => "attach_vouched",
@@ -374,6 +385,7 @@ impl Command {
     pub fn weight(&self) -> usize {
         match self {
             Self::Push { users, .. } => users.len().max(1),
+            Self::Forget { .. } => dedup::FORGOTTEN_MAX,
             _ => 1,
         }
     }
@@ -413,6 +425,8 @@ impl DeviceInfo {
 pub enum Reply {
     /// To sign-in and registration.
     Registered(Registered),
+    /// To a forgetting: how many ids.
+    Forgot(usize),
     /// To a revocation; false: there was no token.
     Revoked {
         /// A token was ended.

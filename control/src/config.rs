@@ -171,6 +171,10 @@ pub struct Limits {
     /// How long the routes of a gateway whose link broke are kept. Default 10 s; 0 to 10 minutes.
     #[serde(with = "humantime_serde")]
     pub gateway_lease: Duration,
+    /// How long a repeated send gets its first answer, at most: a client that was away for longer is refused. Default 30
+    /// days; 1 hour to 10 years.
+    #[serde(with = "humantime_serde")]
+    pub repeats_kept: Duration,
 }
 
 /// Memory and files of the embedded store.
@@ -223,6 +227,7 @@ impl Default for Limits {
             link_items_max: 65_536,
             link_bytes_max: ByteSize::mib(64),
             gateway_lease: Duration::from_secs(10),
+            repeats_kept: Duration::from_secs(30 * 24 * 3600),
         }
     }
 }
@@ -367,7 +372,7 @@ impl Config {
 
     fn check_bounds(&self) -> Result<(), ConfigError> {
         let Limits { content_bytes_max, calls_max, reads_max, rooms_max, .. } = &self.limits;
-        let Limits { link_items_max, link_bytes_max, gateway_lease, .. } = &self.limits;
+        let Limits { link_items_max, link_bytes_max, gateway_lease, repeats_kept, .. } = &self.limits;
         let StoreConfig { block_cache, write_buffer } = &self.store;
         let minute = Duration::from_secs(60);
         self.limits.check_connections()?;
@@ -392,6 +397,11 @@ impl Config {
             ),
             (within(*link_bytes_max, 8, 4 << 10), "limits.link_bytes_max", "must be 8 MiB to 4 GiB"),
             (*gateway_lease <= minute * 10, "limits.gateway_lease", "must be at most 10 minutes"),
+            (
+                (minute * 60..=minute * 60 * 24 * 3660).contains(repeats_kept),
+                "limits.repeats_kept",
+                "must be 1 hour to 10 years",
+            ),
             (within(*block_cache, 1, 1 << 20), "store.block_cache", "must be 1 MiB to 1 TiB"),
             (within(*write_buffer, 1, 16 << 10), "store.write_buffer", "must be 1 MiB to 16 GiB"),
         ];

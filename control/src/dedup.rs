@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use gimbal_codec::{ClientMessageId, DeviceId};
 
 use crate::store::key::DedupScope;
-use crate::store::value::{DedupEntry, DedupHead};
+use crate::store::value::{CorruptValue, DedupEntry, DedupHead, Value as _};
 use crate::store::{Scan, StoreError, Table, View};
 
 /// Ids remembered for each device and partition, at least.
@@ -17,6 +17,9 @@ pub const WINDOW: u64 = 1024;
 /// How far the memory outgrows the window before it is trimmed at one go: one scan for this many sends. Few, because
 /// everybody's sends wait for the scan.
 pub const SLACK: u64 = 32;
+
+/// Ids that one command forgets because of their age: everybody's sends wait for the scan and the removals.
+pub const FORGOTTEN_MAX: usize = 128;
 
 /// Ids remembered for this device after a trim. Devices differ, so that those which send in step are not trimmed in one
 /// batch.
@@ -62,6 +65,88 @@ pub(crate) fn admit(
     Ok((next, lowest))
 }
 
+/// The head after the oldest ids were forgotten, and those ids: the lowest ones that were answered before `before_ms`, up
+/// to the first that was not, [`FORGOTTEN_MAX`] at most. What is forgotten stays below the floor, so that it can never be
+/// stored again; the head itself stays for that.
+///
+/// # Errors
+/// When the store cannot be scanned.
+pub(crate) fn age(
+    view: &dyn View,
+    added: &Added,
+    scope: DedupScope,
+    head: DedupHead,
+    before_ms: i64,
+) -> Result<(DedupHead, Vec<ClientMessageId>), StoreError> {
+    let (above, last) = (ClientMessageId::new(head.floor.get() + 1), ClientMessageId::new(u64::MAX));
+    // The floor must not pass what this batch has added: the store below does not show it.
+    let mut of_batch = added.range((scope, above)..=(scope, last));
+    let end = of_batch.next().map_or(last, |((_, id), _)| *id);
+    let mut gone = Vec::new();
+    view.scan(Table::Dedup, &scope.key(above), &scope.key(end), &mut |key, value| {
+        let is_aged = DedupEntry::from_bytes(value)?.created_at_ms < before_ms;
+        if !is_aged || gone.len() == FORGOTTEN_MAX {
+            return Ok(Scan::Stop);
+        }
+        gone.push(id_of(key));
+        Ok(Scan::Continue)
+    })?;
+    let floor = gone.last().copied().unwrap_or(head.floor);
+    let count = head.count.saturating_sub(gone.len() as u64);
+    Ok((DedupHead { floor, count, ..head }, gone))
+}
+
+/// Senders whose oldest remembered id was answered before `before_ms`, [`AGED_MAX`] at most, among up to `looks_max`
+/// senders from the key `from` on (empty: the first); and where to go on, `None` at the end. For reader threads: it may
+/// read from disk, and [`age`] decides.
+///
+/// # Errors
+/// When the store cannot be scanned, or holds what is not understood.
+pub fn aged(
+    view: &dyn View,
+    from: &[u8],
+    before_ms: i64,
+    looks_max: usize,
+) -> Result<(Vec<DedupScope>, Option<Vec<u8>>), StoreError> {
+    let (mut found, mut from) = (Vec::new(), from.to_vec());
+    for _ in 0..looks_max {
+        let mut seen: Option<DedupScope> = None;
+        view.scan(Table::Dedup, &from, &END, &mut |key, value| {
+            let scope = DedupScope::of_key(key).ok_or(NO_SCOPE)?;
+            let id = id_of(key);
+            match seen {
+                None => seen = Some(scope),
+                Some(seen) if seen != scope => return Ok(Scan::Stop),
+                Some(_) => {}
+            }
+            if id.is_none() {
+                return Ok(Scan::Continue);
+            }
+            if DedupEntry::from_bytes(value)?.created_at_ms < before_ms {
+                found.push(scope);
+            }
+            Ok(Scan::Stop)
+        })?;
+        let Some(scope) = seen else { return Ok((found, None)) };
+        from = [&scope.key(ClientMessageId::new(u64::MAX))[..], &[0]].concat();
+        if found.len() == AGED_MAX {
+            break;
+        }
+    }
+    Ok((found, Some(from)))
+}
+
+/// Senders that one look finds: as many commands of [`FORGOTTEN_MAX`] may follow it.
+pub const AGED_MAX: usize = 16;
+/// Behind all keys: partitions are fewer.
+const END: [u8; 2] = [0xff; 2];
+const NO_SCOPE: CorruptValue = CorruptValue { what: "dedup key", why: "wrong length", at: 0 };
+
+fn id_of(key: &[u8]) -> ClientMessageId {
+    let id = key.last_chunk().expect("a dedup key ends with eight bytes");
+    ClientMessageId::new(u64::from_be_bytes(*id))
+}
+
 fn stored_above(
     view: &dyn View,
     scope: DedupScope,
@@ -73,8 +158,7 @@ fn stored_above(
     // No device reaches the last id, so the range may leave it out.
     let to = scope.key(ClientMessageId::new(u64::MAX));
     view.scan(Table::Dedup, &from, &to, &mut |key, _| {
-        let id = key.last_chunk().expect("a dedup key ends with eight bytes");
-        ids.push(ClientMessageId::new(u64::from_be_bytes(*id)));
+        ids.push(id_of(key));
         Ok(if ids.len() < limit { Scan::Continue } else { Scan::Stop })
     })?;
     Ok(ids)

@@ -216,6 +216,7 @@ impl Batch<'_> {
                 }
             }
             Command::Ack { sender, seq } => self.ack(*sender, *seq),
+            Command::Forget { scope, before_ms } => self.forget(*scope, *before_ms),
             Command::RevokeTokens { user, before_ms, idempotency } => {
                 self.revoke_tokens(*user, *before_ms, idempotency.as_ref())
             }

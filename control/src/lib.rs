@@ -34,6 +34,7 @@ pub mod server;
 mod service;
 pub mod sign_in;
 pub mod store;
+mod sweep;
 mod vouched;
 pub mod writer;
 

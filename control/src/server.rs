@@ -44,6 +44,7 @@ use crate::{
         Store,
         rocks::{OpenError, RocksOptions, RocksStore},
     },
+    sweep::Sweep,
     writer::{self, Writer},
 };
 
@@ -175,6 +176,8 @@ impl ControlServer {
             let interval = config.auth.jwt.reload_interval;
             tokio::spawn(follow_keys(Arc::clone(&plane), interval, stop.subscribe()));
         }
+        let sweep = Sweep::new(plane.readers().clone(), plane.writer().clone(), config.limits.repeats_kept);
+        tokio::spawn(sweep.run(raised(stop.subscribe())));
         tokio::spawn(follow_health(Arc::clone(&plane), health.clone(), stop.subscribe()));
 
         tracing::info!(%grpc_address, %http_address, data_dir = %config.data_dir.display(), control_epoch, "control up");
@@ -304,6 +307,11 @@ fn samples(writer: &Writer, readers: &Readers, rooms: &Rooms) -> Vec<Sample> {
         counter("wal_syncs", "Syncs of the write-ahead log", writer.store().wal_syncs()),
         counter("sends", "Messages stored; each mailbox counts", counters.sends.get()),
         counter("duplicates", "Repeated sends that were recognised", counters.duplicates.get()),
+        counter(
+            "ids_forgotten",
+            "Remembered ids of sends, forgotten for their age",
+            counters.forgotten.get(),
+        ),
         counter("deliveries", "Targets handed to gateways", counters.deliveries.get()),
         counter("takeovers", "Sessions ended by a newer sign-in", counters.takeovers.get()),
         counter(

@@ -166,6 +166,15 @@ impl Batch<'_> {
         Ok(Output::plain(Reply::Acked(seq)))
     }
 
+    pub(super) fn forget(&mut self, scope: DedupScope, before_ms: i64) -> Result<Output, RequestError> {
+        let window = self.peek_window(scope)?;
+        let (next, forgotten) = dedup::age(self.overlay.view(), &self.added, scope, window, before_ms)?;
+        if !forgotten.is_empty() {
+            self.forget_ids(scope, next, &forgotten);
+        }
+        Ok(Output::plain(Reply::Forgot(forgotten.len())))
+    }
+
     fn push_body(&mut self, message: &ToMany<'_>, unstored: bool) -> Body {
         Body {
             message_id: if unstored { MessageId::default() } else { self.executor.next_message() },
@@ -230,14 +239,18 @@ impl Batch<'_> {
     }
 
     fn window(&mut self, scope: DedupScope) -> Result<DedupHead, StoreError> {
+        let window = self.peek_window(scope)?;
+        self.executor.windows.insert(scope, window);
+        Ok(window)
+    }
+
+    /// Without remembering it: who is forgotten need not send again.
+    fn peek_window(&mut self, scope: DedupScope) -> Result<DedupHead, StoreError> {
         if let Some(window) = self.executor.windows.get(scope) {
             return Ok(window);
         }
         let stored = self.overlay.view().get(Table::Dedup, &scope.head_key())?;
-        let window =
-            stored.map(|bytes| DedupHead::from_bytes(&bytes)).transpose()?.unwrap_or(DedupHead::EMPTY);
-        self.executor.windows.insert(scope, window);
-        Ok(window)
+        Ok(stored.map(|bytes| DedupHead::from_bytes(&bytes)).transpose()?.unwrap_or(DedupHead::EMPTY))
     }
 
     /// What this id was answered before; an id above the highest is new without a look.
@@ -274,6 +287,11 @@ impl Batch<'_> {
         let record = self.overlay.record(&at);
         record.put(Table::Dedup, &at, &answer.to_bytes());
         self.added.insert((scope, id), answer);
+        self.forget_ids(scope, window, forgotten);
+    }
+
+    fn forget_ids(&mut self, scope: DedupScope, window: DedupHead, forgotten: &[ClientMessageId]) {
+        let at = scope.head_key();
         for &id in forgotten {
             self.added.remove(&(scope, id));
             self.overlay.record(&at).delete(Table::Dedup, &scope.key(id));

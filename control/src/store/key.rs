@@ -143,6 +143,14 @@ impl DedupScope {
         ])
     }
 
+    /// Whose key this is; `None` for what is not 26 bytes of a partition that exists.
+    pub fn of_key(key: &[u8]) -> Option<Self> {
+        let key: &[u8; 26] = key.try_into().ok()?;
+        let number = |at: usize| Some(u64::from_be_bytes(*key[at..].first_chunk()?));
+        let home = Partition::from_u16(u16::from_be_bytes([key[0], key[1]]))?;
+        Some(Self { home, user: UserId::new(number(2)?), device: DeviceId::new(number(10)?) })
+    }
+
     /// `dedup`: {floor, highest, count}.
     pub fn head_key(self) -> [u8; 26] {
         self.key(ClientMessageId::new(0))

@@ -39,6 +39,8 @@ pub struct Counters {
     pub sends: Counter,
     /// Repeated sends that were recognised.
     pub duplicates: Counter,
+    /// Remembered ids of sends that were forgotten because of their age.
+    pub forgotten: Counter,
     /// Targets handed to gateways.
     pub deliveries: Counter,
     /// Sessions ended by a newer sign-in.

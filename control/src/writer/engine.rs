@@ -202,6 +202,12 @@ impl Engine {
                 }
                 output.result
             }
+            Command::Forget { .. } => {
+                if let Ok(Reply::Forgot(count)) = output.result {
+                    self.counters.forgotten.add(count as u64);
+                }
+                output.result
+            }
             Command::Ack { sender, .. } => {
                 if let ReplyTo::Session { session, tag } = reply_to {
                     let to = self.way_back(session, sender);

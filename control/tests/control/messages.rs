@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use gimbal_codec::{MessageId, Seq, UserId};
 use gimbal_control::command::{CONTENT_BYTES_MAX, Command, PUSH_USERS_MAX, Pushed, Reply};
-use gimbal_control::dedup::{SLACK, window};
+use gimbal_control::dedup::{self, FORGOTTEN_MAX, SLACK, window};
 use gimbal_control::error::RequestError;
 use gimbal_control::log::Record;
 use gimbal_control::partition::Partition;
@@ -132,6 +132,79 @@ fn window_is_kept_and_trimmed(mut node: Node) {
     assert_eq!(node.messages(bob.user, 0).1, last + stored);
     let kept = dump(&*node.store).iter().filter(|entry| entry.0 == Table::Dedup).count() as u64;
     assert!((window + 1..window + SLACK + 1).contains(&kept), "{kept}");
+}
+
+/// Forgets what was answered before a time, as a sweep does; how many ids.
+fn sweep(node: &mut Node, before_ms: i64) -> usize {
+    let (found, next) = dedup::aged(&*node.store.snapshot(), &[], before_ms, 100).unwrap();
+    assert_eq!(next, None, "few have sent");
+    let forget = |scope| Command::Forget { scope, before_ms };
+    let replies = node.turn(found.into_iter().map(forget).collect());
+    let count = |reply| match reply {
+        Ok(Reply::Forgot(count)) => count,
+        reply => panic!("not {reply:?}"),
+    };
+    replies.into_iter().map(count).sum()
+}
+
+fn age_ends_what_is_remembered(mut node: Node) {
+    let (alice, bob, carol) = neighbours(&mut node);
+    let old_ms = node.now_ms;
+    for id in 1..=150 {
+        node.send(alice, id, bob.user, "x").unwrap();
+        node.send(bob, id, carol.user, "x").unwrap();
+    }
+    node.now_ms += 10_000;
+    node.send(alice, 155, bob.user, "x").unwrap();
+    // Late: it is older than 155 by its id alone.
+    node.send(alice, 152, bob.user, "x").unwrap();
+    let before = node.messages(bob.user, 0);
+    assert_eq!(sweep(&mut node, old_ms), 0, "nothing is older");
+    assert_eq!(sweep(&mut node, old_ms + 1), 2 * FORGOTTEN_MAX);
+    assert_eq!(sweep(&mut node, old_ms + 1), 300 - 2 * FORGOTTEN_MAX);
+    assert_eq!(sweep(&mut node, old_ms + 1), 0);
+    let kept = dump(&*node.store).iter().filter(|entry| entry.0 == Table::Dedup).count();
+    assert_eq!(kept, 2 + 2, "two heads, and what is younger");
+    for id in [1, 149, 150] {
+        assert_eq!(node.send(alice, id, bob.user, "x"), Err(RequestError::TooOld));
+        assert_eq!(node.send(bob, id, carol.user, "x"), Err(RequestError::TooOld));
+    }
+    assert!(node.send(alice, 152, bob.user, "x").unwrap().duplicate);
+    assert!(node.send(alice, 155, bob.user, "x").unwrap().duplicate);
+    assert_eq!(node.messages(bob.user, 0), before, "nothing was stored again");
+    assert!(!node.send(alice, 154, bob.user, "new").unwrap().duplicate);
+    assert!(!node.send(bob, 151, carol.user, "new").unwrap().duplicate);
+}
+
+#[test]
+fn what_is_remembered_of_a_sender_ends_with_its_age_in_memory() {
+    age_ends_what_is_remembered(Node::memory());
+}
+
+#[test]
+fn what_is_remembered_of_a_sender_ends_with_its_age_in_rocks() {
+    let dir = tempfile::tempdir().unwrap();
+    age_ends_what_is_remembered(Node::rocks(dir.path()));
+}
+
+#[test]
+fn a_sender_that_is_forgotten_while_it_sends_loses_no_id_of_the_same_batch() {
+    let mut node = Node::memory();
+    let (alice, bob) = (node.account(None, "a"), node.account(None, "b"));
+    let ids = [1, 2, 3, 7];
+    node.turn(ids.map(|id| send(alice, id, bob.user, "x")).into());
+    node.now_ms += 1;
+    let before_ms = node.now_ms;
+    let (found, _) = dedup::aged(&*node.store.snapshot(), &[], before_ms, 100).unwrap();
+    let forget = || Command::Forget { scope: found[0], before_ms };
+    let batch =
+        vec![send(alice, 5, bob.user, "between"), forget(), forget(), send(alice, 5, bob.user, "between")];
+    let replies = node.turn(batch);
+    assert_eq!((&replies[1], &replies[2]), (&Ok(Reply::Forgot(3)), &Ok(Reply::Forgot(0))));
+    assert!(matches!(&replies[3], Ok(Reply::Sent(sent)) if sent.duplicate), "{replies:?}");
+    assert!(node.send(alice, 7, bob.user, "x").unwrap().duplicate, "it lies behind what is young");
+    assert_eq!(node.send(alice, 3, bob.user, "x"), Err(RequestError::TooOld));
+    assert_eq!(node.messages(bob.user, 0).1, 5);
 }
 
 #[test]

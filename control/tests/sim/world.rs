@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use gimbal_codec::{Attach, ClientMessageId, SessionKey, ShardId, UserId};
 use gimbal_control::command::{Command, Lane, Proof, Reply, ReplyTo, Sender, SessionRef};
+use gimbal_control::dedup;
 use gimbal_control::error::RequestError;
 use gimbal_control::log::EmbeddedLog;
 use gimbal_control::store::Store;
@@ -26,6 +27,8 @@ pub(crate) struct World {
     pub(crate) users: Vec<UserId>,
     /// What happened, for comparing worlds.
     pub(crate) log: Vec<String>,
+    /// Messages whose answer was forgotten before their sender had it.
+    pub(crate) too_old: u32,
     rng: Rng,
     plan: Plan,
     gateways: Vec<(Lane, Arc<Gateway>)>,
@@ -39,7 +42,8 @@ impl World {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let (node, plan) = node_over(store);
         let (clients, users, log, gateways) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut world = Self { node, clients, users, log, rng: Rng::new(seed), plan, gateways, epoch: 1 };
+        let mut world =
+            Self { node, clients, users, log, too_old: 0, rng: Rng::new(seed), plan, gateways, epoch: 1 };
         for at in 0..CLIENTS {
             // Two devices for each second user.
             let user = (at % 3 == 1).then(|| world.users[world.users.len() - 1]);
@@ -67,6 +71,9 @@ impl World {
                 _ => self.send_by_call(at, &mut jobs, &mut calls),
             }
         }
+        if self.rng.chance(20) {
+            self.sweep(&mut jobs);
+        }
         let crash = match self.rng.below(20) {
             0 => Some(Crash::BeforeCommit),
             1 => Some(Crash::AfterCommit),
@@ -89,10 +96,11 @@ impl World {
         for at in 0..CLIENTS {
             let Some(wanted) = self.clients[at].wanted.clone() else { continue };
             let account = self.clients[at].account;
-            let Ok(Reply::Sent(result)) = self.node.ask(send(account, None, &wanted)) else {
-                panic!("without faults a send is answered")
-            };
-            self.clients[at].answered(wanted.id, result.seq);
+            match self.node.ask(send(account, None, &wanted)) {
+                Ok(Reply::Sent(result)) => self.clients[at].answered(wanted.id, result.seq),
+                Err(RequestError::TooOld) => self.too_old(at, wanted.id),
+                other => panic!("without faults a send is answered, not {other:?}"),
+            }
         }
     }
 
@@ -146,6 +154,27 @@ impl World {
         }
     }
 
+    /// What a sweep of old answers finds whose clock is before or behind the writer's.
+    fn sweep(&mut self, jobs: &mut Vec<Job>) {
+        let before_ms = self.node.now_ms - 3000 + self.rng.below(12_000) as i64;
+        let (found, _) = dedup::aged(&*self.node.store.snapshot(), &[], before_ms, usize::MAX).unwrap();
+        for scope in found {
+            self.put(jobs, || Job {
+                command: Command::Forget { scope, before_ms },
+                reply_to: ReplyTo::Nobody,
+            });
+        }
+    }
+
+    /// An id was forgotten, or another that is higher: then its message was stored, before, and it stays so.
+    fn too_old(&mut self, at: usize, id: u64) {
+        let Some(wanted) = self.clients[at].wanted.take_if(|wanted| wanted.id == id) else { return };
+        self.too_old += 1;
+        let (messages, _) = self.node.messages(wanted.to, 0);
+        let stored = messages.into_iter().filter(|(_, text)| *text == wanted.text).count();
+        assert_eq!(stored, 1, "{} was refused as too old", wanted.text);
+    }
+
     fn acknowledge(&mut self, at: usize, jobs: &mut Vec<Job>) {
         let account = self.clients[at].account;
         let seq = gimbal_codec::Seq::new(self.rng.below(40));
@@ -170,6 +199,7 @@ impl World {
         for (at, id, mut wait) in calls {
             match wait.try_recv() {
                 Ok(Ok(Reply::Sent(result))) => self.clients[at].answered(id, result.seq),
+                Ok(Err(RequestError::TooOld)) => self.too_old(at, id),
                 other => panic!("a call without a crash is answered, not {other:?}"),
             }
         }
@@ -195,6 +225,11 @@ impl World {
             Down::SendDone { to: (session, _), tag, result: Ok(result) } => {
                 let (at, _) = client_of(session);
                 self.clients[at].answered(tag.seq, result.seq);
+            }
+            Down::SendDone { to: (session, _), tag, result: Err(refusal) }
+                if refusal == RequestError::TooOld.refusal() =>
+            {
+                self.too_old(client_of(session).0, tag.seq);
             }
             _ => {}
         }
