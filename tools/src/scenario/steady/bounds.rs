@@ -1,10 +1,13 @@
 //! What no acknowledgement of a durable send can be faster than on this machine: a bare echo at the same rate, and a sync of
-//! the disk that the server writes to.
+//! the disk that the server writes to. Beside them, the least that any log can do: a bare group commit at that rate, whose
+//! latency counts from when each message is due. A sync that takes 10 ms is one of thousands among syncs, but hundreds of
+//! messages wait for it.
 
 use std::{
     fs::File,
     io::{Seek as _, Write as _},
     path::PathBuf,
+    thread,
     time::Duration,
 };
 
@@ -21,6 +24,12 @@ use crate::{
 
 /// Bytes of one append: about what a commit of some twenty small messages writes.
 const APPEND_BYTES: usize = 4096;
+/// Bytes of one message in a group commit: what the server's log takes for a short one.
+const MESSAGE_BYTES: usize = 450;
+/// Most bytes of one group commit.
+const GROUP_BYTES_MAX: usize = 1 << 20;
+/// Between two looks for messages that are due, when there is none.
+const LOOK: Duration = Duration::from_micros(50);
 /// Length of one round of each bound; some thousands of syncs and tens of thousands of echoes.
 const LENGTH: Duration = Duration::from_secs(2);
 /// An acknowledgement may take this many syncs at its p99: the one under way when it arrives, its own, and one that is late.
@@ -31,6 +40,8 @@ pub(super) struct Bounds {
     line: Line,
     file: File,
     path: PathBuf,
+    /// Messages per second.
+    rate: u64,
     /// Behind the line, so that it ends after its connections.
     _echo: Bare,
 }
@@ -41,6 +52,8 @@ pub(super) struct Bound {
     echo_p99_us: f64,
     sync_p50_us: f64,
     sync_p99_us: f64,
+    group_p50_us: f64,
+    group_p99_us: f64,
     /// p99 of the echo and [`SYNCS`] p99 of a sync.
     p99_us: f64,
 }
@@ -77,7 +90,7 @@ impl Bounds {
             bare: true,
         };
         let line = Line::new(echo.connect(parameters.connections)?, &beats);
-        Ok(Self { line, file, path, _echo: echo })
+        Ok(Self { line, file, path, rate: parameters.rate, _echo: echo })
     }
 
     /// One round of each.
@@ -87,9 +100,42 @@ impl Bounds {
     pub(super) fn measure(&mut self) -> Result<Bound> {
         self.line.exchange(LENGTH)?;
         let echo = std::mem::take(&mut self.line.latency).table();
-        let sync = self.sync().with_context(|| format!("cannot write {}", self.path.display()))?.table();
-        let p99_us = echo.p99_us + SYNCS * sync.p99_us;
-        Ok(Bound { echo_p99_us: echo.p99_us, sync_p50_us: sync.p50_us, sync_p99_us: sync.p99_us, p99_us })
+        let no_disk = |path: &PathBuf| format!("cannot write {}", path.display());
+        let sync = self.sync().with_context(|| no_disk(&self.path))?.table();
+        let group = self.group_commit().with_context(|| no_disk(&self.path))?.table();
+        Ok(Bound {
+            echo_p99_us: echo.p99_us,
+            sync_p50_us: sync.p50_us,
+            sync_p99_us: sync.p99_us,
+            group_p50_us: group.p50_us,
+            group_p99_us: group.p99_us,
+            p99_us: echo.p99_us + SYNCS * sync.p99_us,
+        })
+    }
+
+    /// Appends what is due and syncs it, again and again; the latency of each message, from when it was due.
+    fn group_commit(&mut self) -> std::io::Result<Latency> {
+        let (mut latency, start, mut done) = (Latency::default(), clock::now(), 0);
+        let total = self.rate * LENGTH.as_secs();
+        let due_ns = |message: u64| (u128::from(message) * 1_000_000_000 / u128::from(self.rate)) as u64;
+        let bytes = vec![7; GROUP_BYTES_MAX];
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        while done < total {
+            let now_ns = nanos(clock::now() - start);
+            let most = (done + (GROUP_BYTES_MAX / MESSAGE_BYTES) as u64).min(total);
+            let next = (done..most).find(|&message| due_ns(message) > now_ns).unwrap_or(most);
+            if next == done {
+                thread::sleep(LOOK);
+                continue;
+            }
+            self.file.write_all(&bytes[..(next - done) as usize * MESSAGE_BYTES])?;
+            self.file.sync_data()?;
+            let synced_ns = nanos(clock::now() - start);
+            (done..next).for_each(|message| latency.record(synced_ns.saturating_sub(due_ns(message))));
+            done = next;
+        }
+        Ok(latency)
     }
 
     /// Appends and syncs, one after another.
@@ -126,13 +172,17 @@ pub(super) fn describe(report: &mut Report, rounds: &[Round]) {
     if rounds.iter().any(|round| round.bound.is_some()) {
         let ack = median(&rounds.iter().map(|round| round.ack_p99_us).collect::<Vec<_>>());
         let (echo, sync, bound) = (of(|b| b.echo_p99_us), of(|b| b.sync_p99_us), of(|b| b.p99_us));
+        let group = of(|b| b.group_p99_us);
         report.headline.extend([
             Figure::new("p99 ack, median of the rounds", ack, "us"),
             Figure::new("p99 of a bare echo at that rate", echo, "us"),
             Figure::new("p99 of a sync of the disk", sync, "us"),
+            Figure::new("p99 of a bare group commit at that rate", group, "us"),
             Figure::new("p99 ack to an echo and three syncs", ack / bound.max(1e-9), "x"),
+            Figure::new("p99 ack to a bare group commit", ack / group.max(1e-9), "x"),
         ]);
         report.detail("bound_p99_us", bound);
+        report.detail("group_p99_us", group);
         report.detail("ratio", ack / bound.max(1e-9));
     }
 }
