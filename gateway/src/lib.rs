@@ -12,6 +12,9 @@ mod live;
 pub mod metrics;
 pub mod probe;
 mod quic;
+#[cfg(test)]
+#[path = "../fuzz/src/replay.rs"]
+mod replay;
 mod ring;
 mod send_queue;
 pub mod server;

@@ -22,6 +22,9 @@ mod rooms;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+#[path = "../fuzz/src/session_rules.rs"]
+mod rules;
+#[cfg(test)]
 mod tests;
 
 use bytes::Bytes;

@@ -586,3 +586,8 @@ fn a_session_that_floods_is_refused_then_not_answered_then_closed_and_its_heartb
     assert_eq!(fixture.counts.get(Counter::FrameShed), 10);
     assert_eq!(fixture.send(2, &()), Err(CloseReason::OverRate));
 }
+
+#[test]
+fn the_corpus_of_the_fuzz_target_passes() {
+    crate::replay::replay("fuzz/corpus/session", super::rules::check_session);
+}

@@ -14,6 +14,9 @@ pub struct Prefix {
     bits: u8,
 }
 
+/// Of `::ffff:0:0/96`, the range of IPv4 addresses in IPv6's form.
+const MAPPED_BITS: u8 = 96;
+
 /// Not `address/bits`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("is not an address with the number of its bits that count, as 10.0.0.0/8")]
@@ -58,7 +61,13 @@ impl FromStr for Prefix {
         if bits > all {
             return Err(NoPrefix);
         }
-        Ok(Self { address, bits })
+        // Addresses are compared in their own form, so a range in IPv6's form of IPv4 would hold nobody.
+        match address.to_canonical() {
+            short if short.is_ipv4() && bits >= MAPPED_BITS && all > 32 => {
+                Ok(Self { address: short, bits: bits - MAPPED_BITS })
+            }
+            _ => Ok(Self { address, bits }),
+        }
     }
 }
 
@@ -123,6 +132,8 @@ mod tests {
             ("10.0.0.0/8", "10.255.0.1", "11.0.0.0"),
             ("10.1.2.3", "10.1.2.3", "10.1.2.4"),
             ("192.0.2.128/25", "::ffff:192.0.2.200", "192.0.2.127"),
+            ("::ffff:10.0.0.0/104", "10.255.0.1", "11.0.0.0"),
+            ("::ffff:10.1.2.3", "::ffff:10.1.2.3", "10.1.2.4"),
             ("2001:db8::/32", "2001:db8:ffff::1", "2001:db9::"),
             ("0.0.0.0/0", "255.0.0.1", "::1"),
             ("::/0", "2001:db8::1", "10.0.0.1"),

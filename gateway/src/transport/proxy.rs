@@ -114,6 +114,10 @@ fn parse_line(line: &str) -> Option<Option<SocketAddr>> {
 }
 
 #[cfg(test)]
+#[path = "../../fuzz/src/proxy.rs"]
+mod rules;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
@@ -157,6 +161,11 @@ mod tests {
         assert_eq!(parse(&local), Ok(Some(ProxyHeader { source: None, bytes: 16 })));
         let unix = binary(0x21, 0x31, &[0; 216]);
         assert_eq!(parse(&unix), Ok(Some(ProxyHeader { source: None, bytes: 232 })));
+    }
+
+    #[test]
+    fn the_corpus_of_the_fuzz_target_passes() {
+        crate::replay::replay("fuzz/corpus/proxy", rules::check_either);
     }
 
     #[test]

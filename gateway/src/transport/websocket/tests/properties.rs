@@ -44,17 +44,9 @@ fn the_examples_of_the_protocol_page_are_what_is_spoken() {
     assert_eq!(example("server-close"), Form::Messages.of_close(close, CloseReason::Draining, 1500));
 }
 
-/// Every input that fuzzing found worth keeping.
 #[test]
 fn the_corpus_of_the_fuzz_target_passes() {
-    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/websocket");
-    let mut files: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    assert!(!files.is_empty(), "{} has inputs", dir.display());
-    for file in files {
-        println!("{}", file.display());
-        check::check_websocket(&std::fs::read(&file).unwrap());
-    }
+    crate::replay::replay("fuzz/corpus/websocket", check::check_websocket);
 }
 
 proptest! {
