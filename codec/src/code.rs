@@ -10,6 +10,10 @@ pub const NOT_SIGNED_IN: i32 = 10000;
 pub const BAD_REQUEST: i32 = 10001;
 /// No such device (gim).
 pub const DEVICE_NOT_FOUND: i32 = 10200;
+/// The two users are not friends, or nobody asked (gim).
+pub const FRIEND_NOT_FOUND: i32 = 10210;
+/// The two users are friends already (gim).
+pub const ALREADY_FRIENDS: i32 = 10211;
 /// No such user (gim).
 pub const USER_NOT_FOUND: i32 = 10301;
 /// The content is longer than the server's limit.
@@ -30,3 +34,7 @@ pub const TOO_MANY_ROOMS: i32 = 11007;
 pub const CONFLICT: i32 = 11008;
 /// A newer session of this device exists.
 pub const STALE: i32 = 11009;
+/// The recipient takes no messages of this user.
+pub const BLOCKED: i32 = 11010;
+/// The user has as many of something as may be.
+pub const TOO_MANY: i32 = 11011;

@@ -28,6 +28,9 @@ pub enum Scope {
     /// Publishes and counts.
     #[serde(rename = "rooms")]
     Rooms,
+    /// Friends and blocks of any user.
+    #[serde(rename = "friends")]
+    Friends,
     /// What an administrator may look at.
     #[serde(rename = "admin:read")]
     AdminRead,
@@ -41,8 +44,15 @@ pub enum Scope {
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 6] =
-        [Self::Accounts, Self::Messages, Self::Rooms, Self::AdminRead, Self::Admin, Self::Link];
+    pub const ALL: [Self; 7] = [
+        Self::Accounts,
+        Self::Messages,
+        Self::Rooms,
+        Self::Friends,
+        Self::AdminRead,
+        Self::Admin,
+        Self::Link,
+    ];
 
     /// As in the configuration.
     pub const fn name(self) -> &'static str {
@@ -50,6 +60,7 @@ impl Scope {
             Self::Accounts => "accounts",
             Self::Messages => "messages",
             Self::Rooms => "rooms",
+            Self::Friends => "friends",
             Self::AdminRead => "admin:read",
             Self::Admin => "admin",
             Self::Link => "link",
@@ -63,7 +74,7 @@ pub struct Scopes(u8);
 
 impl Scopes {
     /// What the one backend key may do.
-    pub const BACKEND: Self = Self::of(&[Scope::Accounts, Scope::Messages, Scope::Rooms]);
+    pub const BACKEND: Self = Self::of(&[Scope::Accounts, Scope::Messages, Scope::Rooms, Scope::Friends]);
     /// What the one administrators' key may do.
     pub const ADMIN: Self = Self::of(&[Scope::Admin]);
     /// What the one key of remote gateways may do.

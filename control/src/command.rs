@@ -2,6 +2,8 @@
 //!
 //! Arguments carry every random value and hash, so that the executor needs none; time comes with the batch.
 
+pub mod social;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -17,6 +19,8 @@ use crate::auth::Subject;
 use crate::dedup;
 use crate::error::RequestError;
 use crate::store::key::DedupScope;
+use crate::store::value::Friendship;
+use social::{Actor, Social};
 
 /// Most users of one push: it is executed within one batch.
 pub const PUSH_USERS_MAX: usize = 512;
@@ -68,9 +72,18 @@ impl IdempotencyKey {
     pub fn parse(text: &str) -> Result<Option<Self>, RequestError> {
         match text.len() {
             0 => Ok(None),
+            1..=IDEMPOTENCY_KEY_BYTES_MAX if text.contains('\0') => {
+                Err(RequestError::BadRequest { field: "idempotency_key", rule: "must not contain NUL" })
+            }
             1..=IDEMPOTENCY_KEY_BYTES_MAX => Ok(Some(Self(text.into()))),
             _ => Err(RequestError::BadRequest { field: "idempotency_key", rule: "must be at most 64 bytes" }),
         }
+    }
+
+    /// A key in the space of one user, which no backend's key can meet.
+    #[must_use]
+    pub fn of_user(self, user: UserId) -> Self {
+        Self(format!("\0{user}\0{}", self.0).into())
     }
 
     /// The text.
@@ -224,6 +237,15 @@ pub enum Command {
         /// What was said of it.
         vouched: Box<Vouched>,
     },
+    /// A user, or a backend for one, changes an account or what it is to others.
+    Social {
+        /// Who acts.
+        by: Actor,
+        /// What is done.
+        act: Box<Social>,
+        /// A repeated call returns the first answer.
+        idempotency: Option<IdempotencyKey>,
+    },
     /// One user to another. -> [`Reply::Sent`], or `Down::SendDone` for a session.
     Send {
         /// Who sends.
@@ -364,6 +386,7 @@ impl Command {
             Self::RevokeToken { .. } => "revoke_token",
             Self::RevokeTokens { .. } => "revoke_tokens",
             Self::Admit { .. } => "admit",
+            Self::Social { act, .. } => act.name(),
             Self::Send { .. } => "send",
             Self::Push { .. } => "push",
             Self::Ack { .. } => "ack",
@@ -407,6 +430,7 @@ impl Command {
             Self::Attach { peer, .. } | Self::Announce { peer, .. } => peer.len(),
             Self::AttachVouched { peer, .. } => peer.len() + size_of::<Vouched>(),
             Self::Admit { .. } => size_of::<Vouched>(),
+            Self::Social { act, .. } => size_of::<Social>() + act.heap_bytes(),
             Self::Sync { read, .. } => size_of_val(&**read),
             _ => 0,
         }
@@ -453,6 +477,8 @@ pub enum Reply {
         /// Tokens of ours that were ended.
         devices: u32,
     },
+    /// What two users are to each other now.
+    Friendship(Friendship),
     /// To [`Command::Admit`]; else of the executor to the writer only, for an attach or an announcement.
     Admitted(Admitted),
 }

@@ -39,6 +39,21 @@ pub enum RequestError {
     /// No such user.
     #[error("no such user")]
     UserNotFound,
+    /// The other has not asked, or is no friend.
+    #[error("no such friend or request")]
+    FriendNotFound,
+    /// They are friends already.
+    #[error("they are friends already")]
+    AlreadyFriends,
+    /// One of the two blocks the other.
+    #[error("one of the two users blocks the other")]
+    Blocked,
+    /// The user has as many as may be.
+    #[error("{what} are as many as may be")]
+    TooMany {
+        /// Of what, in the plural.
+        what: &'static str,
+    },
     /// The content is longer than [`crate::command::CONTENT_BYTES_MAX`].
     #[error("the content is longer than the limit")]
     ContentTooLarge,
@@ -70,13 +85,17 @@ pub enum RequestError {
 
 impl RequestError {
     /// Every [`Self::reason`].
-    pub const REASONS: [&str; 15] = [
+    pub const REASONS: [&str; 19] = [
         "not_signed_in",
         "bad_code",
         "permission_denied",
         "bad_request",
         "device_not_found",
         "user_not_found",
+        "friend_not_found",
+        "already_friends",
+        "blocked",
+        "too_many",
         "content_too_large",
         "too_old",
         "conflict",
@@ -97,6 +116,10 @@ impl RequestError {
             Self::BadRequest { .. } => "bad_request",
             Self::DeviceNotFound => "device_not_found",
             Self::UserNotFound => "user_not_found",
+            Self::FriendNotFound => "friend_not_found",
+            Self::AlreadyFriends => "already_friends",
+            Self::Blocked => "blocked",
+            Self::TooMany { .. } => "too_many",
             Self::ContentTooLarge => "content_too_large",
             Self::TooOld => "too_old",
             Self::Conflict => "conflict",
@@ -126,6 +149,10 @@ impl RequestError {
             Self::BadCode | Self::BadRequest { .. } => code::BAD_REQUEST,
             Self::DeviceNotFound => code::DEVICE_NOT_FOUND,
             Self::UserNotFound => code::USER_NOT_FOUND,
+            Self::FriendNotFound => code::FRIEND_NOT_FOUND,
+            Self::AlreadyFriends => code::ALREADY_FRIENDS,
+            Self::Blocked => code::BLOCKED,
+            Self::TooMany { .. } => code::TOO_MANY,
             Self::ContentTooLarge => code::CONTENT_TOO_LARGE,
             Self::TooOld => code::TOO_OLD,
             Self::Conflict => code::CONFLICT,
@@ -145,11 +172,13 @@ impl RequestError {
     const fn status_code(self) -> Code {
         match self {
             Self::NotSignedIn => Code::Unauthenticated,
-            Self::PermissionDenied | Self::NoScope { .. } => Code::PermissionDenied,
+            Self::PermissionDenied | Self::NoScope { .. } | Self::Blocked => Code::PermissionDenied,
             Self::BadCode | Self::BadRequest { .. } | Self::ContentTooLarge => Code::InvalidArgument,
-            Self::DeviceNotFound | Self::UserNotFound => Code::NotFound,
-            Self::TooOld | Self::Stale | Self::AccountsElsewhere => Code::FailedPrecondition,
-            Self::Conflict => Code::AlreadyExists,
+            Self::DeviceNotFound | Self::UserNotFound | Self::FriendNotFound => Code::NotFound,
+            Self::TooOld | Self::Stale | Self::AccountsElsewhere | Self::TooMany { .. } => {
+                Code::FailedPrecondition
+            }
+            Self::Conflict | Self::AlreadyFriends => Code::AlreadyExists,
             Self::Busy => Code::ResourceExhausted,
             Self::Unavailable | Self::AuthUnavailable => Code::Unavailable,
             Self::Internal => Code::Internal,

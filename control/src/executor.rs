@@ -98,7 +98,7 @@ impl Output {
         Self { result: Err(error), effect: Effect::None }
     }
 
-    const fn plain(reply: Reply) -> Self {
+    pub(crate) const fn plain(reply: Reply) -> Self {
         Self { result: Ok(reply), effect: Effect::None }
     }
 }
@@ -109,6 +109,8 @@ pub struct Executor {
     messages: u64,
     heads: Cache<UserId, MailboxHead>,
     windows: Cache<DedupScope, DedupHead>,
+    /// Whether a user blocks anyone.
+    blockers: Cache<UserId, bool>,
 }
 
 impl Executor {
@@ -119,6 +121,7 @@ impl Executor {
             messages: 0,
             heads: Cache::new(CACHED_MAX),
             windows: Cache::new(CACHED_MAX),
+            blockers: Cache::new(CACHED_MAX),
         }
     }
 
@@ -127,6 +130,7 @@ impl Executor {
     pub fn begin<'a>(&'a mut self, view: &'a dyn View, now_ms: i64, next_attach: Attach) -> Batch<'a> {
         self.heads.rotate();
         self.windows.rotate();
+        self.blockers.rotate();
         Batch {
             overlay: Overlay::new(view),
             executor: self,
@@ -203,6 +207,7 @@ impl Batch<'_> {
             Command::RevokeToken { user, device, idempotency } => {
                 self.revoke_token(*user, *device, idempotency.as_ref())
             }
+            Command::Social { by, act, idempotency } => self.social(*by, act, idempotency.as_ref()),
             Command::Send { sender, client_message_id, to, command, content } => {
                 let message = messages::ToOne { id: *client_message_id, to: *to, command: *command, content };
                 self.send(*sender, &message)
@@ -287,6 +292,26 @@ impl Batch<'_> {
             self.executor.heads.insert(user, head);
         }
         Ok(head)
+    }
+
+    /// Appends to a mailbox whose head was read before in this batch.
+    pub(crate) fn append_next(&mut self, user: UserId, body: &Body) -> Seq {
+        let head = self.executor.heads.get(user).expect("the head was read before");
+        self.append(user, head.next, body);
+        head.next
+    }
+
+    pub(crate) fn next_message(&mut self) -> MessageId {
+        self.executor.next_message()
+    }
+
+    /// Whether a user blocks anyone, if that was asked lately.
+    pub(crate) fn known_to_block(&mut self, user: UserId) -> Option<bool> {
+        self.executor.blockers.get(user)
+    }
+
+    pub(crate) fn note_blocks(&mut self, user: UserId, blocks: bool) {
+        self.executor.blockers.insert(user, blocks);
     }
 
     pub(crate) fn set_head(&mut self, user: UserId, head: MailboxHead) {

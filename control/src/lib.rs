@@ -33,6 +33,7 @@ pub mod route;
 pub mod server;
 mod service;
 pub mod sign_in;
+pub mod social;
 pub mod store;
 mod sweep;
 mod vouched;

@@ -12,8 +12,8 @@ use gimbal_rpc::{
     DESCRIPTORS,
     link_v1::link_server::LinkServer,
     v1::{
-        accounts_server::AccountsServer, admin_server::AdminServer, messages_server::MessagesServer,
-        rooms_server::RoomsServer,
+        accounts_server::AccountsServer, admin_server::AdminServer, friends_server::FriendsServer,
+        messages_server::MessagesServer, rooms_server::RoomsServer,
     },
 };
 use hyper::{Request, body::Incoming};
@@ -440,12 +440,13 @@ async fn routes(
     };
     let accounts = AccountsServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
     let messages = MessagesServer::new(services.clone()).max_decoding_message_size(CONTENT_REQUEST_BYTES_MAX);
+    let friends = FriendsServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
     let rooms = RoomsServer::new(services.clone()).max_decoding_message_size(CONTENT_REQUEST_BYTES_MAX);
     let routes = if is_web {
         let web = GrpcWebLayer::new();
-        Routes::new(web.layer(accounts)).add_service(web.layer(messages))
+        Routes::new(web.layer(accounts)).add_service(web.layer(messages)).add_service(web.layer(friends))
     } else {
-        Routes::new(accounts).add_service(messages)
+        Routes::new(accounts).add_service(messages).add_service(friends)
     };
     let mut routes = routes
         .add_service(rooms)
@@ -470,6 +471,7 @@ async fn set_health(health: &HealthReporter, serving: bool) {
         "",
         <AccountsServer<Services> as NamedService>::NAME,
         <MessagesServer<Services> as NamedService>::NAME,
+        <FriendsServer<Services> as NamedService>::NAME,
         <RoomsServer<Services> as NamedService>::NAME,
         <AdminServer<Services> as NamedService>::NAME,
     ];

@@ -3,8 +3,10 @@
 
 pub(crate) mod accounts;
 pub(crate) mod admin;
+pub(crate) mod friends;
 pub(crate) mod messages;
 pub(crate) mod rooms;
+mod users;
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,13 +19,21 @@ use crate::{
     auth::{Claimed, Way},
     clock,
     code::Codes,
-    command::{Admitted, Command, Proof, Reply, Sender},
+    command::{
+        Admitted, Command, IdempotencyKey, Proof, Reply, Sender,
+        social::{Actor, Social},
+    },
     credential::{self, DeviceCredential},
     error::RequestError,
     plane::Plane,
     sign_in,
     store::Store,
 };
+
+/// Users in one page, unless the caller says how many.
+const PAGE_SIZE_DEFAULT: usize = 50;
+/// Most users of one page.
+const PAGE_SIZE_MAX: u32 = 200;
 
 /// What every handler needs.
 #[derive(Clone)]
@@ -93,6 +103,52 @@ impl Services {
         self.plane.readers().call(checked).await
     }
 
+    /// Does `act` for a device's user, or for the user that a backend names; gives that user and the answer.
+    async fn act(
+        &self,
+        scope: Scope,
+        metadata: &MetadataMap,
+        act: Social,
+        idempotency_key: &str,
+    ) -> Result<(UserId, Reply), RequestError> {
+        let by = self.actor(scope, metadata).await?;
+        // A device's keys are its user's own; the backends share one space.
+        let idempotency = IdempotencyKey::parse(idempotency_key)?.map(|key| match by {
+            Actor::Device(sender) => key.of_user(sender.user),
+            Actor::Backend(_) => key,
+        });
+        act.check()?;
+        let reply = self.call(Command::Social { by, act: Box::new(act), idempotency }).await?;
+        Ok((by.user(), reply))
+    }
+
+    async fn actor(&self, scope: Scope, metadata: &MetadataMap) -> Result<Actor, RequestError> {
+        if !users::is_backend(metadata) {
+            return Ok(Actor::Device(self.sender(metadata).await?));
+        }
+        self.may(scope, metadata)?;
+        let (user, _) = credential::claimed(metadata).map_err(|_| bad("user_id", "must be a number"))?;
+        if user.is_none() {
+            return Err(bad("user_id", "must be named in the metadata"));
+        }
+        Ok(Actor::Backend(user))
+    }
+
+    /// What `read` finds for a device's user, or for the user that a backend names (0: none).
+    async fn read_as<T: Send + 'static>(
+        &self,
+        scope: Scope,
+        metadata: &MetadataMap,
+        read: impl FnOnce(&dyn Store, UserId) -> Result<T, RequestError> + Send + 'static,
+    ) -> Result<T, RequestError> {
+        if !users::is_backend(metadata) {
+            return self.read(metadata, |store, user, _| read(store, user)).await;
+        }
+        self.may(scope, metadata)?;
+        let (user, _) = credential::claimed(metadata).map_err(|_| bad("user_id", "must be a number"))?;
+        self.plane.readers().call(move |store| read(store, user)).await
+    }
+
     /// Nobody gets a token here while an external service answers for all.
     fn keeps_accounts(&self) -> Result<(), RequestError> {
         if self.plane.gate().is_elsewhere() { Err(RequestError::AccountsElsewhere) } else { Ok(()) }
@@ -114,6 +170,23 @@ impl Services {
 /// Always: it is our fault; the layer ends the call and counts it.
 fn mismatch(reply: &Reply) -> ! {
     panic!("the writer answered {reply:?} to another question")
+}
+
+/// Where a page begins: from a token of ours, or at the start.
+fn page_start(token: &str) -> Result<Vec<u8>, RequestError> {
+    hex::decode(token).map_err(|_| bad("page_token", "must be the last page's next_page_token"))
+}
+
+fn page_limit(size: u32) -> Result<usize, RequestError> {
+    match size {
+        0 => Ok(PAGE_SIZE_DEFAULT),
+        1..=PAGE_SIZE_MAX => Ok(size as usize),
+        _ => Err(bad("page_size", "must be at most 200")),
+    }
+}
+
+fn next_token(next: Option<Vec<u8>>) -> String {
+    next.map(hex::encode).unwrap_or_default()
 }
 
 fn bad(field: &'static str, rule: &'static str) -> RequestError {

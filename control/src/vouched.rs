@@ -186,7 +186,7 @@ impl Batch<'_> {
         self.set_head(user, MailboxHead::EMPTY);
     }
 
-    fn forget_device(&mut self, user: UserId, device: DeviceId) -> Effect {
+    pub(crate) fn forget_device(&mut self, user: UserId, device: DeviceId) -> Effect {
         for kind in [OfDevice::Record, OfDevice::Token, OfDevice::Ack] {
             self.overlay.delete(Table::Device, &kind.key(user, device));
         }

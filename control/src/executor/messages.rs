@@ -78,6 +78,7 @@ impl Batch<'_> {
         if let Some(first) = self.first_answer(scope, window, message.id)? {
             return repeated(first, fingerprint);
         }
+        self.check_wanted(sender.user, message.to)?;
         let (next_window, forgotten) =
             dedup::admit(self.overlay.view(), &self.added, scope, window, message.id)?;
 
@@ -224,7 +225,7 @@ impl Batch<'_> {
         }
     }
 
-    fn append(&mut self, user: UserId, seq: Seq, body: &Body) {
+    pub(crate) fn append(&mut self, user: UserId, seq: Seq, body: &Body) {
         let mut entry = Vec::with_capacity(body.content.len() + ENVELOPE_BYTES);
         Entry::put_inline(body, &mut entry);
         self.append_entry(user, seq, &entry);

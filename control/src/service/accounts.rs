@@ -138,6 +138,45 @@ impl Accounts for Services {
             other => mismatch(&other),
         }
     }
+
+    async fn get_users(
+        &self,
+        request: Request<v1::GetUsersRequest>,
+    ) -> Result<Response<v1::GetUsersReply>, Status> {
+        let (metadata, _, body) = request.into_parts();
+        Ok(Response::new(self.users_of(&metadata, body).await?))
+    }
+
+    async fn update_user(
+        &self,
+        request: Request<v1::UpdateUserRequest>,
+    ) -> Result<Response<v1::UpdateUserReply>, Status> {
+        let (metadata, _, body) = request.into_parts();
+        Ok(Response::new(self.update_user_as(&metadata, body).await?))
+    }
+
+    async fn search_users(
+        &self,
+        request: Request<v1::SearchUsersRequest>,
+    ) -> Result<Response<v1::SearchUsersReply>, Status> {
+        let (metadata, _, body) = request.into_parts();
+        Ok(Response::new(self.search(&metadata, body).await?))
+    }
+
+    async fn list_devices(
+        &self,
+        request: Request<v1::ListDevicesRequest>,
+    ) -> Result<Response<v1::ListDevicesReply>, Status> {
+        Ok(Response::new(self.devices_of(request.metadata()).await?))
+    }
+
+    async fn remove_device(
+        &self,
+        request: Request<v1::RemoveDeviceRequest>,
+    ) -> Result<Response<v1::RemoveDeviceReply>, Status> {
+        let (metadata, _, body) = request.into_parts();
+        Ok(Response::new(self.remove_device_as(&metadata, body).await?))
+    }
 }
 
 impl Services {

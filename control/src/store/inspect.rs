@@ -3,12 +3,13 @@
 use std::fmt::{Debug, Write as _};
 
 use super::key::{
-    ACCOUNT_NOT_BEFORE, ACCOUNT_PHONE, ACCOUNT_SUBJECT, ACCOUNT_USER, DEVICE_OWNER, IDEM_ENTRY, IDEM_EXPIRY,
-    IDEM_EXPIRY_PREFIX_BYTES, Meta, OfDevice,
+    ACCOUNT_NAME, ACCOUNT_NOT_BEFORE, ACCOUNT_PHONE, ACCOUNT_PROFILE, ACCOUNT_SUBJECT, ACCOUNT_USER,
+    DEVICE_OWNER, IDEM_ENTRY, IDEM_EXPIRY, IDEM_EXPIRY_PREFIX_BYTES, Meta, OfDevice, OfPair,
 };
 use super::value::{
-    AckRecord, DedupEntry, DedupHead, DeviceRecord, Entry, IdemEntry, MailboxHead, MetaNumber, NotBefore,
-    Owner, SharedBody, TokenRecord, UserRecord, Value,
+    AckRecord, BlockRecord, DedupEntry, DedupHead, DeviceRecord, Entry, FriendRecord, IdemEntry, MailboxHead,
+    MetaNumber, NameEntry, NotBefore, Owner, ProfileRecord, SharedBody, SocialCounts, TokenRecord,
+    UserRecord, Value,
 };
 use super::{Scan, StoreError, Table, View};
 
@@ -40,7 +41,8 @@ pub fn describe(table: Table, key: &[u8], value: &[u8]) -> String {
         Table::Idem => idem(rest, value),
         Table::Mailbox => mailbox(rest, value),
         Table::Message => message(rest, value),
-        Table::Social | Table::Room | Table::Event => None,
+        Table::Social => social(rest, value),
+        Table::Room | Table::Event => None,
     };
     let text =
         text.unwrap_or_else(|| format!("key not understood: {} = {}", hex::encode(key), hex::encode(value)));
@@ -67,6 +69,29 @@ fn account(key: &[u8], value: &[u8]) -> Option<String> {
         (&ACCOUNT_NOT_BEFORE, rest) => {
             Some(format!("user {} = {}", number(rest, 0)?, of::<NotBefore>(value)))
         }
+        (&ACCOUNT_PROFILE, rest) => {
+            Some(format!("profile {} = {}", number(rest, 0)?, of::<ProfileRecord>(value)))
+        }
+        (&ACCOUNT_NAME, rest) => {
+            let (suffix, user) = rest.split_at_checked(rest.len().checked_sub(9)?)?;
+            let (suffix, user) = (String::from_utf8_lossy(suffix), number(&user[1..], 0)?);
+            Some(format!("name {suffix} of user {user} = {}", of::<NameEntry>(value)))
+        }
+        _ => None,
+    }
+}
+
+fn social(key: &[u8], value: &[u8]) -> Option<String> {
+    let (&kind, rest) = key.split_first()?;
+    let (user, other) = (number(rest, 0)?, number(rest, 1)?);
+    match kind {
+        kind if kind == OfPair::Friend as u8 => {
+            Some(format!("user {user} and user {other} = {}", of::<FriendRecord>(value)))
+        }
+        kind if kind == OfPair::Block as u8 => {
+            Some(format!("user {user} blocks user {other} = {}", of::<BlockRecord>(value)))
+        }
+        kind if kind == OfPair::Counts as u8 => Some(format!("user {user} = {}", of::<SocialCounts>(value))),
         _ => None,
     }
 }

@@ -7,6 +7,8 @@
 //! | account | partition 2 (of the number), 2, phone number | `Owner` |
 //! | account | partition 2 (of the name), 3, length of the issuer 1, issuer, name | `Owner` |
 //! | account | partition 2 (of the user), 4, user 8 | `NotBefore` |
+//! | account | partition 2 (of the user), 5, user 8 | `ProfileRecord` |
+//! | account | partition 2 (of the gram), 6, suffix of a nickname, 0, user 8 | `NameEntry` |
 //! | device | partition 2 (of the user), 1, user 8, device 8 | `DeviceRecord` |
 //! | device | partition 2 (of the user), 2, user 8, device 8 | `TokenRecord` |
 //! | device | partition 2 (of the user), 3, user 8, device 8 | `AckRecord` |
@@ -18,7 +20,10 @@
 //! | mailbox | partition 2 (of the user), user 8, 0 (8) | `MailboxHead` |
 //! | mailbox | partition 2 (of the user), user 8, seq 8 | `Entry` |
 //! | message | partition 2 (of its readers), message id 8 | `SharedBody` |
-//! | social, room, event | not yet written | |
+//! | social | partition 2 (of the user), 1, user 8, the other user 8 | `FriendRecord` |
+//! | social | partition 2 (of the user), 2, user 8, the blocked user 8 | `BlockRecord` |
+//! | social | partition 2 (of the user), 3, user 8, 0 (8) | `SocialCounts` |
+//! | room, event | not yet written | |
 
 use gimbal_codec::{ClientMessageId, DeviceId, MessageId, Seq, UserId};
 
@@ -81,6 +86,61 @@ pub fn subject(issuer: &str, name: &str) -> Vec<u8> {
 /// `account`: since when a user's tokens count. 11 bytes.
 pub fn not_before(user: UserId) -> [u8; 11] {
     concat(&[&Partition::of_user(user).to_be_bytes(), &[ACCOUNT_NOT_BEFORE], &user.get().to_be_bytes()])
+}
+
+pub(super) const ACCOUNT_PROFILE: u8 = 5;
+pub(super) const ACCOUNT_NAME: u8 = 6;
+
+/// `account`: what a user shows. 11 bytes.
+pub fn profile(user: UserId) -> [u8; 11] {
+    concat(&[&Partition::of_user(user).to_be_bytes(), &[ACCOUNT_PROFILE], &user.get().to_be_bytes()])
+}
+
+/// `account`: what all keys of nicknames begin with that hold `part`. Its partition is that of the gram, the first two
+/// characters: so a search looks in one place. Texts are in lower case and hold no NUL.
+pub fn name_prefix(part: &str) -> Vec<u8> {
+    let gram = part.char_indices().nth(2).map_or(part, |(end, _)| &part[..end]);
+    [&Partition::of_text(gram).to_be_bytes()[..], &[ACCOUNT_NAME], part.as_bytes()].concat()
+}
+
+/// `account`: a suffix of a nickname and whose it is. 12 bytes and the suffix.
+pub fn name(suffix: &str, user: UserId) -> Vec<u8> {
+    let mut key = name_prefix(suffix);
+    key.push(0);
+    key.extend_from_slice(&user.get().to_be_bytes());
+    key
+}
+
+/// What `social` holds for a user, by its kind byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum OfPair {
+    /// What the other is to the user.
+    Friend = 1,
+    /// The other is blocked.
+    Block = 2,
+    /// How many there are; the other is 0.
+    Counts = 3,
+}
+
+impl OfPair {
+    /// 19 bytes.
+    pub fn key(self, user: UserId, other: UserId) -> [u8; 19] {
+        concat(&[
+            &Partition::of_user(user).to_be_bytes(),
+            &[self as u8],
+            &user.get().to_be_bytes(),
+            &other.get().to_be_bytes(),
+        ])
+    }
+}
+
+/// The user in the last eight bytes of a key of [`OfPair`] or of [`name`].
+///
+/// # Panics
+/// When the key is shorter.
+pub fn other_user(key: &[u8]) -> UserId {
+    UserId::new(u64::from_be_bytes(*key.last_chunk().expect("the key ends with a user")))
 }
 
 /// What `device` holds for a user's device, by its kind byte.

@@ -2,6 +2,7 @@
 //! Numbers are unsigned LEB128 varints, signed ones zigzag first; texts and bytes carry their length before them.
 
 mod reader;
+mod social;
 
 use bytes::Bytes;
 use gimbal_codec::{Attach, ClientMessageId, DeviceId, MessageId, Seq, UserId};
@@ -10,6 +11,7 @@ use gimbal_rpc::link::Body;
 use crate::command::{DeviceInfo, NewToken, Registered, TokenHash};
 use reader::unzigzag;
 pub use reader::{CorruptValue, Reader};
+pub use social::{FriendRecord, Friendship, NameEntry, ProfileRecord};
 
 /// A value with a stored form.
 pub trait Value: Sized {
@@ -121,6 +123,18 @@ numbers! {
         before_ms: i64 = unzigzag, zigzag;
         /// Sessions with a smaller attach number may have begun with one of those.
         since: Attach = Attach::new, Attach::get;
+    }
+    /// How many a user knows.
+    SocialCounts("social counts") {
+        /// Friends, and those who asked or were asked.
+        friends: u64 = same, same;
+        /// Blocked users.
+        blocked: u64 = same, same;
+    }
+    /// A user that another one blocks.
+    BlockRecord("block") {
+        /// Unix milliseconds.
+        since_ms: i64 = unzigzag, zigzag;
     }
     /// Where a mailbox stands. It exists from the moment its user does.
     MailboxHead("mailbox head") {
@@ -321,6 +335,10 @@ pub enum IdemResult {
     },
     /// Of a push: the seq of each user in the order of the request; 0: no such user.
     Pushed(MessageId, Vec<Seq>),
+    /// Of an act without an answer of its own.
+    Done,
+    /// Of a request for friendship.
+    Friendship(Friendship),
 }
 
 impl Value for IdemEntry {
@@ -342,6 +360,8 @@ impl Value for IdemEntry {
                 put_signed(out, *before_ms);
                 put_varint(out, u64::from(*devices));
             }
+            IdemResult::Done => out.push(5),
+            IdemResult::Friendship(friendship) => out.extend_from_slice(&[6, *friendship as u8]),
             IdemResult::Pushed(id, seqs) => {
                 out.push(3);
                 put_varint(out, id.get());
@@ -372,6 +392,8 @@ impl Value for IdemEntry {
                 before_ms: reader.signed()?,
                 devices: u32::try_from(reader.varint()?).map_err(|_| reader.corrupt("too many devices"))?,
             },
+            5 => IdemResult::Done,
+            6 => IdemResult::Friendship(Friendship::read(reader)?),
             _ => return Err(reader.corrupt("unknown result")),
         };
         Ok(Self { fingerprint, expires_at_ms, result })
