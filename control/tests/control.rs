@@ -14,6 +14,8 @@ mod service;
 #[path = "control/sessions.rs"]
 mod sessions;
 mod sim;
+#[path = "control/social.rs"]
+mod social;
 #[path = "control/support.rs"]
 mod support;
 #[path = "control/threads.rs"]

@@ -7,6 +7,7 @@ mod hostile;
 mod keys;
 mod link;
 mod pages;
+mod people;
 mod raw;
 mod refusals;
 mod rig;
