@@ -45,8 +45,8 @@ pub struct Config {
     /// Bytes of these frames, likewise. Default 1 MiB; 1 KiB to 1 GiB, 0: unlimited.
     pub bytes_per_second: ByteSize,
     /// What connections may hold in all: what waits for them, what has come of their frames, and 512 B each. Default 0: half of
-    /// the memory of the machine or the control group; else 64 MiB to 16 TiB. From 80 % on frames that may be lost are shed,
-    /// at all of it new connections are closed at once.
+    /// the memory of the machine or the control group; else 64 MiB to 16 TiB. From 80 % on frames that may be lost are shed
+    /// for sessions for which more than 4 KiB would wait, at all of it new connections are closed at once.
     pub memory_max: ByteSize,
     /// Connections that wait in the kernel for each shard to accept them. Default 4,096; the kernel's
     /// `net.core.somaxconn` caps it.
@@ -66,8 +66,8 @@ pub struct Config {
     /// What may wait for one session, in bytes. Default 128 KiB; 4 KiB to 64 MiB. Beyond it a session is behind, or closed
     /// when it keeps no cursor.
     pub queue_bytes_max: ByteSize,
-    /// SO_SNDBUF of each connection; the kernel doubles it for its bookkeeping. Default 64 KiB; 4 KiB to 16 MiB. Without a
-    /// bound the kernel would hold megabytes for each slow reader.
+    /// SO_SNDBUF of each connection. Default 16 KiB; 4 KiB to 16 MiB. The kernel doubles it for its bookkeeping and goes beyond it by
+    /// one buffer of its own: measured at 62 KiB for a client that does not read. Without a bound it would hold megabytes.
     pub socket_send_bytes: ByteSize,
     /// Rooms of one session. Default 64; 1 to 4,096.
     pub rooms_per_session_max: u16,
@@ -218,7 +218,7 @@ impl Default for Config {
             write_deadline: Duration::from_secs(10),
             linger_deadline: Duration::from_secs(2),
             queue_bytes_max: ByteSize::kib(128),
-            socket_send_bytes: ByteSize::kib(64),
+            socket_send_bytes: ByteSize::kib(16),
             rooms_per_session_max: 64,
             signals_per_second: 50,
             signals_burst: 100,

@@ -91,6 +91,7 @@ metrics! {
     AddressFull = "connection_per_address", "A connection beyond the limit of its address";
     PrefixFull = "connection_per_prefix", "A connection beyond the limit of its range of addresses";
     MemoryFull = "connection_over_memory", "A connection while memory_max was reached";
+    PartialOverMemory = "partial_over_memory", "A connection whose frame was growing while memory_max, or half of it by such frames, was reached";
     MemoryTight = "shed_over_memory", "An offer of frames that may be lost while memory_max was near";
     BadProxyHeader = "proxy_header_bad", "A connection of a balancer without a PROXY header";
     SignInOverRate = "sign_in_over_rate", "A sign-in beyond the budget";
@@ -221,6 +222,11 @@ impl Metrics {
     /// Memory of frames that have not fully arrived, in bytes.
     pub fn partial_frame_bytes(&self) -> u64 {
         self.gauge(Gauge::PartialBytes)
+    }
+
+    /// What connections hold against `memory_max`, in bytes.
+    pub fn held_bytes(&self) -> u64 {
+        self.gauge(Gauge::HeldBytes)
     }
 
     /// The sum of a counter by its name without prefix and suffix, for tests and reports; `None` if there is no such.

@@ -180,6 +180,18 @@ impl Session {
         self.handle_packet_before_sign_in(&packet, turn)
     }
 
+    /// Something came, `count` times, that is no packet and costs time all the same: a ping, a fragment, a record without bytes.
+    /// It proves no life.
+    ///
+    /// # Errors
+    /// The reason to close: far more came than a session may send packets.
+    pub(crate) fn handle_other(&mut self, count: usize, turn: &Turn<'_>) -> Result<(), CloseReason> {
+        match &mut self.state {
+            State::Online(online) => online.handle_other(count, turn),
+            _ => Ok(()),
+        }
+    }
+
     /// Control attached this session. Deliveries follow.
     ///
     /// # Errors

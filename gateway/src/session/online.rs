@@ -105,6 +105,14 @@ impl Online {
         }
     }
 
+    /// See [`super::Session::handle_other`].
+    pub(super) fn handle_other(&mut self, count: usize, turn: &Turn<'_>) -> Result<(), CloseReason> {
+        match self.frames.add(count, turn.now, turn.limits.frames) {
+            Verdict::End => Err(CloseReason::OverRate),
+            Verdict::Fine | Verdict::Throttle | Verdict::Shed => Ok(()),
+        }
+    }
+
     fn send(&mut self, packet: &Packet<'_>, turn: &mut Turn<'_>) -> Result<(), CloseReason> {
         let send = body::Send::decode(packet.content).map_err(reason)?;
         let refused = if send.client_message_id.is_none() {

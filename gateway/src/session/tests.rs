@@ -3,6 +3,7 @@
 mod announce;
 
 mod grant;
+mod other;
 
 use bytes::Bytes;
 use gimbal_codec::body::{Behind, Close, Message, Reply, Rooms, Send, SignIn, Signal, SubscribeRoom, Sync};

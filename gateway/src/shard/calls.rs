@@ -15,6 +15,10 @@ use crate::transport::form::Shared;
 /// Clients that are told to come back later spread over so long, from one second on.
 const RETRY_SPREAD_MS: u64 = 4000;
 
+/// While memory is tight a session is given what may be lost only up to so much, in bytes: whoever reads gets small messages, and those
+/// who made it tight get nothing.
+const TIGHT_QUEUE_BYTES: usize = 4096;
+
 impl<C: Carrier> Shard<C> {
     /// Calls the session behind `key`, closes it for the reason that comes back, and does what it asks for. `false` when
     /// nobody is there.
@@ -179,11 +183,13 @@ impl<C: Carrier> Shard<C> {
 
     /// Offers frames that may be shed to one session.
     pub(super) fn offer(&mut self, key: SessionKey, frames: &Shared) -> Offered {
-        if self.memory_room() < Room::Enough {
+        let room = self.memory_room();
+        let Some(conn) = self.conns.get_mut(key) else { return Offered::Absent };
+        let would_wait = conn.queue.cost_bytes() + frames.len();
+        if room == Room::Full || (room == Room::Tight && would_wait > TIGHT_QUEUE_BYTES) {
             self.metrics.dropped(Drop::MemoryTight, 1);
             return Offered::Shed;
         }
-        let Some(conn) = self.conns.get_mut(key) else { return Offered::Absent };
         let before = conn.queue.cost_bytes();
         let offered = offer(&conn.session, &mut conn.queue, frames, self.limits.queue_bytes_max);
         self.queue_bytes = self.queue_bytes + conn.queue.cost_bytes() - before;

@@ -60,6 +60,12 @@ impl Memory {
         others.map(|(_, bytes)| bytes.load(Ordering::Relaxed)).sum()
     }
 
+    /// What frames that have not wholly arrived may take of one shard, in bytes: half of everything, so that whoever never ends them
+    /// leaves room for what waits for others.
+    pub(super) fn partial_max(&self) -> u64 {
+        self.max() / 2 / self.shards.len().max(1) as u64
+    }
+
     /// How much room is left when `bytes` are held.
     pub(super) fn room(&self, bytes: u64) -> Room {
         let max = self.max();
@@ -116,6 +122,7 @@ mod tests {
         assert_eq!(memory.publish(2, 50), 100);
         assert_eq!(memory.publish(1, 0), 150);
         assert_eq!(memory.publish(0, 10), 50);
+        assert_eq!(memory.partial_max(), 166);
         for (bytes, room) in [
             (0, Room::Enough),
             (799, Room::Enough),

@@ -2,6 +2,7 @@
 
 use gimbal_codec::{CloseReason, SessionKey};
 
+use super::memory::Room;
 use super::{HANDSHAKES_PER_TURN, Shard};
 use crate::carrier::Carrier;
 use crate::metrics::{Drop, Total};
@@ -44,8 +45,29 @@ enum Source<'a, C: Carrier> {
 const PLAIN_BYTES_KEPT: usize = 64 * 1024;
 
 impl<C: Carrier> Shard<C> {
-    /// Gives what is in `chunk`, from byte `skip` on, to the session, until something is not welcome.
+    /// Gives what is in `chunk`, from byte `skip` on, to the session, until something is not welcome. Memory for a frame that has not
+    /// wholly arrived is given only while there is some.
     pub(super) fn feed(&mut self, key: SessionKey, chunk: &mut C::Chunk, skip: usize) {
+        let before = self.partial_bytes;
+        self.decrypt(key, chunk, skip);
+        let is_over = |shard: &Self| {
+            shard.partial_bytes as u64 > shard.memory.partial_max() || shard.memory_room() == Room::Full
+        };
+        if self.partial_bytes > before && is_over(self) {
+            self.shed_partial(key);
+        }
+    }
+
+    /// Ends a connection for the memory that its frame would take.
+    fn shed_partial(&mut self, key: SessionKey) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        self.partial_bytes -= conn.transport.allocated();
+        conn.transport.forget();
+        self.metrics.dropped(Drop::PartialOverMemory, 1);
+        self.call(key, |_, _| Err(CloseReason::Overloaded));
+    }
+
+    fn decrypt(&mut self, key: SessionKey, chunk: &mut C::Chunk, skip: usize) {
         let bytes = &mut self.carrier.bytes_mut(chunk)[skip..];
         self.metrics.add(Total::BytesIn, bytes.len() as u64);
         let Some(conn) = self.conns.get_mut(key) else { return };
@@ -65,7 +87,12 @@ impl<C: Carrier> Shard<C> {
             Received::Failed
         };
         self.partial_bytes = self.partial_bytes + tls.allocated() - before;
+        let work = tls.take_work();
+        self.work += work.records;
         self.take_plain(key, received);
+        if work.empty > 0 {
+            self.call(key, |session, turn| session.handle_other(work.empty, turn));
+        }
     }
 
     /// Handshakes whose bytes have arrived, as many as a turn may.
@@ -182,9 +209,10 @@ fn take_all(
                 seen.packets += 1;
                 session.handle_frame(packet, turn).map_err(Stop::Close)?;
             }
-            Input::Nothing => {}
+            Input::Nothing => session.handle_other(1, turn).map_err(Stop::Close)?,
             Input::Answer(bytes) => {
                 seen.pings += 1;
+                session.handle_other(1, turn).map_err(Stop::Close)?;
                 answer(bytes, turn)?;
             }
             Input::Upgrade(bytes) => {

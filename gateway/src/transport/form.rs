@@ -78,6 +78,11 @@ impl Shared {
         Self { stream, messages: OnceCell::new() }
     }
 
+    /// Bytes of the frames in the stream's form.
+    pub(crate) fn len(&self) -> usize {
+        self.stream.len()
+    }
+
     /// A handle on the frames in one form.
     pub(crate) fn get(&self, form: Form) -> Bytes {
         match form {

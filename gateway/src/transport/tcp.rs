@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 /// then never far behind, and a copy stays small.
 const JOIN_BYTES_MAX: usize = 16 * 1024;
 
-/// The same where more waits than four such sends would take: as much as a socket of default size takes at once.
+/// The same where more waits than four such sends would take: as much as an empty socket takes at once.
 const JOIN_BYTES_MAX_LATE: usize = 64 * 1024;
 
 /// How much is joined for one send when this much waits, in bytes.
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     fn options(address: SocketAddr, count: u8) -> ListenOptions {
-        ListenOptions { address, count, backlog: 16, socket_send_bytes: 65536 }
+        ListenOptions { address, count, backlog: 16, socket_send_bytes: 16_384 }
     }
 
     #[test]

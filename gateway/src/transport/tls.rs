@@ -34,6 +34,18 @@ pub(crate) struct Tls {
     is_open: bool,
     /// On the shard's list of handshakes that are to go on.
     pub(crate) is_queued: bool,
+    /// Of the records received last, those that carried bytes.
+    carrying: usize,
+    work: Work,
+}
+
+/// What received records cost, beside what they carry.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Work {
+    /// Records.
+    pub(crate) records: usize,
+    /// Of them without bytes, after the handshake: new keys, empty records. Nothing else would bound how many a peer sends.
+    pub(crate) empty: usize,
 }
 
 impl fmt::Debug for Tls {
@@ -67,6 +79,8 @@ impl Tls {
             plain_bytes: 0,
             is_open: false,
             is_queued: false,
+            carrying: 0,
+            work: Work::default(),
         })
     }
 
@@ -89,18 +103,34 @@ impl Tls {
     /// Takes received bytes, behind those that are kept, and appends what they carry to `plain`.
     pub(crate) fn receive(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>) -> Received {
         if self.incoming.is_empty() {
-            let (taken, received) = self.process(bytes, plain);
+            let (taken, received) = self.process_counted(bytes, plain);
             self.incoming.extend_from_slice(&bytes[taken..]);
             return self.bounded(received);
         }
         let mut incoming = std::mem::take(&mut self.incoming);
         incoming.extend_from_slice(bytes);
-        let (taken, received) = self.process(&mut incoming, plain);
+        let (taken, received) = self.process_counted(&mut incoming, plain);
         if taken < incoming.len() {
             incoming.drain(..taken);
             self.incoming = incoming;
         }
         self.bounded(received)
+    }
+
+    /// What was received since this was last asked.
+    pub(crate) fn take_work(&mut self) -> Work {
+        std::mem::take(&mut self.work)
+    }
+
+    fn process_counted(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>) -> (usize, Received) {
+        let (records, was_open) = (whole_records(bytes), self.is_open);
+        self.carrying = 0;
+        let result = self.process(bytes, plain);
+        self.work.records += records;
+        if was_open {
+            self.work.empty += records.saturating_sub(self.carrying);
+        }
+        result
     }
 
     fn bounded(&self, received: Received) -> Received {
@@ -122,6 +152,7 @@ impl Tls {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(Ok(record)) = traffic.next_record() {
                         plain.extend_from_slice(record.payload);
+                        self.carrying += usize::from(!record.payload.is_empty());
                         discard += record.discard;
                     }
                 }
@@ -195,6 +226,16 @@ impl Tls {
         }
         Some(std::mem::take(&mut self.plain_bytes))
     }
+}
+
+/// Records that lie wholly in `bytes`, by their heads.
+fn whole_records(mut bytes: &[u8]) -> usize {
+    let mut count = 0;
+    while let Some(&[_, _, _, high, low]) = bytes.first_chunk() {
+        let Some(rest) = bytes.get(5 + usize::from(u16::from_be_bytes([high, low]))..) else { break };
+        (count, bytes) = (count + 1, rest);
+    }
+    count
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! What one client, one address or a crowd may take, and that others go on.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use gimbal_codec::body::{Rooms, Signal};
 use gimbal_codec::{CloseReason, Command, RoomId, code, frame};
@@ -192,8 +194,10 @@ fn memory_is_bounded_and_what_may_be_lost_goes_first() {
     for _ in 0..920 {
         world.control.push(1, content.clone());
     }
-    world.control.publish(7, b"lost");
+    world.control.publish(7, &[0; 8 << 10]);
     world.await_dropped("shed_over_memory", 1);
+    world.control.publish(7, b"small");
+    assert_eq!(member.packet().unwrap().message_content(), b"small", "who reads is given what is small");
     world.control.push(2, "kept");
     assert_eq!(member.packet().unwrap().message_content(), b"kept", "what is stored is given");
     // A second one fills the rest.
@@ -210,4 +214,57 @@ fn memory_is_bounded_and_what_may_be_lost_goes_first() {
         "new connections are refused",
     );
     assert!(member.flush().is_empty());
+}
+
+#[test]
+fn a_frame_that_does_not_end_gets_no_memory_when_there_is_none() {
+    let world = World::new(&Config {
+        shards: 1,
+        memory_max: bytesize::ByteSize::mib(64),
+        queue_bytes_max: bytesize::ByteSize::mib(64),
+        // Those who do not read are to stay.
+        write_deadline: Duration::from_secs(3600),
+        ..config()
+    });
+    let (_stalled, mut hostile, mut other) = (world.online(1), world.online(2), world.online(3));
+    // The longest frame: its beginning is kept while there is room.
+    hostile.write(&[0x80, 0x80, 0x04, 0, 0]);
+    eventually(|| world.server.metrics().partial_frame_bytes() > 0, "the beginning is kept");
+    let content = Bytes::from(vec![0; 60 << 10]);
+    let _second = world.online(4);
+    // One after the other: both would not fit into the shard's inbox.
+    for (user, held_mib) in [(1, 50), (4, 64)] {
+        (0..920).for_each(|_| world.control.push(user, content.clone()));
+        eventually(|| world.server.metrics().held_bytes() >= held_mib << 20, "it is taken");
+    }
+    hostile.write_what_it_takes(&[0; 60 << 10]);
+    let close = hostile.close_code();
+    assert_eq!(close, CloseReason::Overloaded.code());
+    world.await_dropped("partial_over_memory", 1);
+    eventually(|| world.server.metrics().partial_frame_bytes() == 0, "and given back");
+    other.send(Command::Heartbeat, 1, &());
+    assert!(other.packet().unwrap().is(Command::Heartbeat), "whole frames are taken");
+}
+
+#[test]
+fn frames_that_do_not_end_take_half_of_the_memory_at_most_and_room_messages_go_on() {
+    let memory_max = bytesize::ByteSize::mib(64);
+    let idle = Duration::from_secs(3600);
+    let world = World::new(&Config { shards: 1, memory_max, idle_deadline: idle, ..config() });
+    let mut member = world.online(1);
+    member.join(&[7]);
+    eventually(|| world.control.room_members(7) == 1, "the room is known");
+    // The longest frame without its last byte; 512 of them are half of it.
+    let mut unended = vec![0x80, 0x80, 0x04];
+    unended.resize(3 + (64 << 10) - 1, 0);
+    let mut hostile: Vec<_> = (2..=540).map(|user| world.online(user)).collect();
+    hostile.iter_mut().for_each(|client| client.write_what_it_takes(&unended));
+    world.await_dropped("partial_over_memory", 1);
+    world.await_closed(CloseReason::Overloaded, 1);
+    assert!(world.server.metrics().partial_frame_bytes() <= (32 << 20) + (128 << 10));
+    world.control.publish(7, b"goes on");
+    assert_eq!(member.packet().unwrap().message_content(), b"goes on");
+    assert_eq!(world.server.metrics().dropped("shed_over_memory"), Some(0));
+    drop(hostile);
+    eventually(|| world.server.metrics().partial_frame_bytes() == 0, "all of it is given back");
 }

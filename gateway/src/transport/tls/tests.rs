@@ -140,3 +140,22 @@ fn another_protocol_than_ours_is_refused() {
     let told = rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol);
     assert_eq!(client.process_new_packets().unwrap_err(), told);
 }
+
+#[test]
+fn new_keys_and_empty_records_are_work_and_bytes_are_not_counted_twice() {
+    let mut pair = Pair::new(&rustls::version::TLS13);
+    pair.exchange(usize::MAX);
+    assert!(pair.server.take_work().records > 0, "the handshake");
+    for _ in 0..100 {
+        pair.client.refresh_traffic_keys().unwrap();
+        pair.client.writer().write_all(b"a part of a frame").unwrap();
+        pair.exchange(7);
+    }
+    assert_eq!(pair.received, Received::More, "as long as there are bytes between them");
+    assert_eq!(pair.server.take_work(), Work { records: 200, empty: 100 });
+    assert_eq!(pair.heard.len(), 1700);
+    assert_eq!(pair.server.take_work(), Work::default());
+    (0..100).for_each(|_| pair.client.refresh_traffic_keys().unwrap());
+    pair.exchange(usize::MAX);
+    assert_eq!(pair.received, Received::Failed, "none but new keys");
+}
