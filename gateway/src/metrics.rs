@@ -72,7 +72,7 @@ metrics! {
     Handshaking = "tls_handshakes_under_way", "Connections whose TLS handshake is not completed";
     QuicConnections = "quic_connections", "QUIC connections, with those whose handshake or end is under way";
     QuicHandshaking = "quic_handshakes_under_way", "QUIC connections whose handshake is not completed";
-    QueueBytes = "queue_bytes", "Bytes that wait for sockets at this moment";
+    QueueBytes = "queue_bytes", "Bytes that wait for sockets at this moment, those of a room or of all once";
     HeldBytes = "held_bytes", "What connections hold against memory_max: queues, partial frames, 512 bytes each, 4 KiB for TLS, and what QUIC needs";
 }
 

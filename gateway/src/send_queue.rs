@@ -30,14 +30,24 @@ pub(crate) struct SendQueue {
         clippy::box_collection,
         reason = "8 bytes instead of 32 in every connection that waits for nothing"
     )]
-    rest: Option<Box<VecDeque<Bytes>>>,
+    rest: Option<Box<VecDeque<Waiting>>>,
     /// Lengths and [`BUFFER_COST_BYTES`] of all waiting buffers.
     cost_bytes: u32,
+    /// Of that, the lengths of those that others hold too.
+    shared_bytes: u32,
     /// Bytes of `front` that are written already.
     written_bytes: u32,
     in_flight: bool,
+    front_is_shared: bool,
     /// What the peer reads.
     form: Form,
+}
+
+/// One buffer behind the front.
+#[derive(Debug)]
+struct Waiting {
+    bytes: Bytes,
+    is_shared: bool,
 }
 
 impl SendQueue {
@@ -57,7 +67,7 @@ impl SendQueue {
     /// # Errors
     /// [`Full`] when the queue would cost more than `bytes_max`.
     pub(crate) fn push(&mut self, frame: Bytes, bytes_max: usize) -> Result<(), Full> {
-        self.push_as_is(self.form.of(frame), bytes_max)
+        self.push_as_is(self.form.of(frame), false, bytes_max)
     }
 
     /// Queues whole frames that others get too.
@@ -65,7 +75,7 @@ impl SendQueue {
     /// # Errors
     /// As [`Self::push`].
     pub(crate) fn push_shared(&mut self, frames: &Shared, bytes_max: usize) -> Result<(), Full> {
-        self.push_as_is(frames.get(self.form), bytes_max)
+        self.push_as_is(frames.get(self.form), true, bytes_max)
     }
 
     /// Queues the close frame, which is the last; with [`RESERVE_BYTES`] beyond the bound. `retry_after_ms`: what it says.
@@ -80,7 +90,7 @@ impl SendQueue {
         bytes_max: usize,
     ) -> Result<(), Full> {
         let told = self.form.of_close(frame, reason, retry_after_ms);
-        self.push_as_is(told, bytes_max + RESERVE_BYTES)
+        self.push_as_is(told, false, bytes_max + RESERVE_BYTES)
     }
 
     /// Queues what the transport itself has to say, with [`RESERVE_BYTES`] beyond the bound.
@@ -88,7 +98,7 @@ impl SendQueue {
     /// # Errors
     /// [`Full`] when the reserve is used up as well.
     pub(crate) fn push_answer(&mut self, bytes: Bytes, bytes_max: usize) -> Result<(), Full> {
-        self.push_as_is(bytes, bytes_max + RESERVE_BYTES)
+        self.push_as_is(bytes, false, bytes_max + RESERVE_BYTES)
     }
 
     /// Queues a reply or control frame, for which there is [`RESERVE_BYTES`] beyond the bound.
@@ -117,6 +127,11 @@ impl SendQueue {
     /// What the waiting buffers cost, in bytes.
     pub(crate) fn cost_bytes(&self) -> usize {
         self.cost_bytes as usize
+    }
+
+    /// Of [`Self::cost_bytes`], what nobody else holds: without the lengths of frames that were made for several sessions.
+    pub(crate) fn own_bytes(&self) -> usize {
+        (self.cost_bytes - self.shared_bytes) as usize
     }
 
     /// A send was started and is not finished.
@@ -159,32 +174,46 @@ impl SendQueue {
         if !self.in_flight && self.written_bytes == 0 {
             self.front = None;
         }
-        self.cost_bytes = self.front.as_ref().map_or(0, |front| to_u32(front.len() + BUFFER_COST_BYTES));
+        let front_bytes = self.front.as_ref().map_or(0, Bytes::len);
+        self.cost_bytes = self.front.as_ref().map_or(0, |_| to_u32(front_bytes + BUFFER_COST_BYTES));
+        self.shared_bytes = if self.front_is_shared { to_u32(front_bytes) } else { 0 };
     }
 
-    fn push_as_is(&mut self, bytes: Bytes, bytes_max: usize) -> Result<(), Full> {
+    fn push_as_is(&mut self, bytes: Bytes, is_shared: bool, bytes_max: usize) -> Result<(), Full> {
         let cost = bytes.len() + BUFFER_COST_BYTES;
         if !self.is_empty() && self.cost_bytes() + cost > bytes_max {
             return Err(Full);
         }
-        self.append(bytes);
+        self.append(Waiting { bytes, is_shared });
         Ok(())
     }
 
-    fn append(&mut self, frame: Bytes) {
-        self.cost_bytes += to_u32(frame.len() + BUFFER_COST_BYTES);
-        if self.front.is_none() {
-            self.front = Some(frame);
-        } else {
-            self.rest.get_or_insert_default().push_back(frame);
+    fn append(&mut self, waiting: Waiting) {
+        self.cost_bytes += to_u32(waiting.bytes.len() + BUFFER_COST_BYTES);
+        if waiting.is_shared {
+            self.shared_bytes += to_u32(waiting.bytes.len());
         }
+        if self.front.is_none() {
+            self.set_front(Some(waiting));
+        } else {
+            self.rest.get_or_insert_default().push_back(waiting);
+        }
+    }
+
+    fn set_front(&mut self, waiting: Option<Waiting>) {
+        self.front_is_shared = waiting.as_ref().is_some_and(|waiting| waiting.is_shared);
+        self.front = waiting.map(|waiting| waiting.bytes);
     }
 
     fn pop_front(&mut self) {
         let Some(front) = self.front.take() else { return };
         self.cost_bytes -= to_u32(front.len() + BUFFER_COST_BYTES);
+        if self.front_is_shared {
+            self.shared_bytes -= to_u32(front.len());
+        }
         self.written_bytes = 0;
-        self.front = self.rest.as_mut().and_then(|rest| rest.pop_front());
+        let next = self.rest.as_mut().and_then(|rest| rest.pop_front());
+        self.set_front(next);
         self.release_rest();
     }
 
@@ -196,11 +225,11 @@ impl SendQueue {
         let (Some(front), Some(rest)) = (self.front.as_ref(), self.rest.as_mut()) else { return };
         let mut joined_bytes = front.len();
         let mut count = 0;
-        for frame in rest.iter() {
-            if joined_bytes + frame.len() > join_bytes_max {
+        for Waiting { bytes, .. } in rest.iter() {
+            if joined_bytes + bytes.len() > join_bytes_max {
                 break;
             }
-            joined_bytes += frame.len();
+            joined_bytes += bytes.len();
             count += 1;
         }
         if count == 0 {
@@ -208,12 +237,15 @@ impl SendQueue {
         }
         let mut joined = BytesMut::with_capacity(joined_bytes);
         joined.extend_from_slice(front);
-        for frame in rest.drain(..count) {
-            joined.extend_from_slice(&frame);
+        let mut shared_bytes = if self.front_is_shared { front.len() } else { 0 };
+        for Waiting { bytes, is_shared } in rest.drain(..count) {
+            joined.extend_from_slice(&bytes);
+            shared_bytes += if is_shared { bytes.len() } else { 0 };
         }
-        // The handles of the joined buffers are no longer held.
+        // The handles of the joined buffers are no longer held, and the copy is our own.
         self.cost_bytes -= to_u32(count * BUFFER_COST_BYTES);
-        self.front = Some(joined.freeze());
+        self.shared_bytes -= to_u32(shared_bytes);
+        self.set_front(Some(Waiting { bytes: joined.freeze(), is_shared: false }));
         self.release_rest();
     }
 
@@ -300,6 +332,25 @@ mod tests {
         assert!(queue.is_empty());
     }
 
+    #[test]
+    fn what_others_hold_too_is_not_our_own_until_it_is_copied() {
+        let mut queue = SendQueue::default();
+        let shared = Shared::new(frame(100, 1));
+        queue.push_shared(&shared, 1000).unwrap();
+        queue.push_shared(&shared, 1000).unwrap();
+        queue.push(frame(50, 2), 1000).unwrap();
+        assert_eq!((queue.cost_bytes(), queue.own_bytes()), (250 + 3 * 64, 50 + 3 * 64));
+        assert_eq!(queue.start_send(200).map(|bytes| bytes.len()), Some(200));
+        assert_eq!((queue.cost_bytes(), queue.own_bytes()), (250 + 2 * 64, 250 + 2 * 64));
+        queue.push_shared(&shared, 1000).unwrap();
+        queue.drop_untouched();
+        assert_eq!((queue.cost_bytes(), queue.own_bytes()), (200 + 64, 200 + 64));
+        queue.finish_send(200);
+        queue.push_shared(&shared, 1000).unwrap();
+        queue.drop_untouched();
+        assert_eq!((queue.cost_bytes(), queue.own_bytes()), (0, 0));
+    }
+
     proptest! {
         /// Whatever is pushed and however it is written: the same bytes in the same order, within the bound.
         #[test]
@@ -313,7 +364,12 @@ mod tests {
             for (bytes, more, what) in steps {
                 if what < 2 {
                     fill = fill.wrapping_add(1);
-                    if queue.push(frame(bytes + 1, fill), BYTES_MAX).is_ok() {
+                    let frame = frame(bytes + 1, fill);
+                    let pushed = match what {
+                        0 => queue.push(frame, BYTES_MAX),
+                        _ => queue.push_shared(&Shared::new(frame), BYTES_MAX),
+                    };
+                    if pushed.is_ok() {
                         expected.extend(std::iter::repeat_n(fill, bytes + 1));
                     }
                 } else if let Some(sent) = queue.start_send(more) {
@@ -324,6 +380,10 @@ mod tests {
                 }
                 prop_assert!(queue.cost_bytes() <= BYTES_MAX);
                 prop_assert!(queue.cost_bytes() >= expected.len());
+                let front = queue.front.iter().filter(|_| queue.front_is_shared).map(Bytes::len);
+                let rest = queue.rest.iter().flat_map(|rest| rest.iter());
+                let rest = rest.filter(|waiting| waiting.is_shared).map(|waiting| waiting.bytes.len());
+                prop_assert_eq!(queue.own_bytes(), queue.cost_bytes() - front.chain(rest).sum::<usize>());
                 prop_assert_eq!(queue.is_empty(), expected.is_empty());
             }
         }

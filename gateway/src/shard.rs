@@ -36,6 +36,7 @@ use crate::metrics::{Drop, Gauge, ShardMetrics, Total};
 use crate::ring::Doorbell;
 use crate::session::{Action, Counts, Limits, Moment};
 use crate::transport::Kind;
+use crate::transport::form::SharedMemory;
 use crate::transport::prefix::Prefix;
 use crate::transport::websocket::Policy;
 
@@ -195,7 +196,10 @@ pub(crate) struct Shard<C: Carrier> {
     room_counts_at: Moment,
     /// Frames taken and offers made in this turn.
     work: usize,
+    /// What waits for single sessions.
     queue_bytes: usize,
+    /// What waits for several.
+    shared: SharedMemory,
     /// Memory of partial frames.
     partial_bytes: usize,
     online_count: u64,
@@ -258,6 +262,7 @@ impl<C: Carrier> Shard<C> {
             room_counts_at: now,
             work: 0,
             queue_bytes: 0,
+            shared: SharedMemory::default(),
             partial_bytes: 0,
             online_count: 0,
             is_tick: true,
@@ -362,7 +367,12 @@ impl<C: Carrier> Shard<C> {
     /// What this shard's connections hold, in bytes.
     fn held_bytes(&self) -> u64 {
         let connections = memory::of_connections(self.conns.count()) + memory::of_encrypted(self.encrypted);
-        (self.queue_bytes + self.partial_bytes) as u64 + connections + self.carrier.held_bytes()
+        (self.waiting_bytes() + self.partial_bytes) as u64 + connections + self.carrier.held_bytes()
+    }
+
+    /// What waits for sessions, in bytes; what waits for several of them counts once.
+    fn waiting_bytes(&self) -> usize {
+        self.queue_bytes + self.shared.bytes()
     }
 
     fn memory_room(&self) -> memory::Room {
@@ -411,7 +421,7 @@ impl<C: Carrier> Shard<C> {
         metrics.set(Gauge::RoomMembers, self.rooms.member_count().into());
         metrics.set(Gauge::PartialBytes, self.partial_bytes as u64);
         metrics.set(Gauge::Handshaking, self.handshaking.into());
-        metrics.set(Gauge::QueueBytes, self.queue_bytes as u64);
+        metrics.set(Gauge::QueueBytes, self.waiting_bytes() as u64);
         metrics.set(Gauge::HeldBytes, self.held_bytes());
         metrics.publish(&self.counts);
     }

@@ -27,7 +27,7 @@ impl<C: Carrier> Shard<C> {
         F: FnOnce(&mut Session, &mut Turn<'_>) -> Result<(), CloseReason>,
     {
         let Some(conn) = self.conns.get_mut(key) else { return false };
-        let before = conn.queue.cost_bytes();
+        let before = conn.queue.own_bytes();
         let mut turn = Turn {
             key,
             now: self.now,
@@ -47,7 +47,7 @@ impl<C: Carrier> Shard<C> {
                 self.carrier.closing(socket, reason);
             }
         }
-        self.queue_bytes = self.queue_bytes + conn.queue.cost_bytes() - before;
+        self.queue_bytes = self.queue_bytes + conn.queue.own_bytes() - before;
         self.settle(key);
         true
     }
@@ -161,7 +161,7 @@ impl<C: Carrier> Shard<C> {
         }
         self.work += keys.len();
         if !keys.is_empty() {
-            let frame = Shared::new(signal_frame(signal));
+            let frame = Shared::new(signal_frame(signal)).counted(&self.shared);
             for &key in &keys {
                 self.give_signal_to(key, signal, &frame);
             }
@@ -190,9 +190,9 @@ impl<C: Carrier> Shard<C> {
             self.metrics.dropped(Drop::MemoryTight, 1);
             return Offered::Shed;
         }
-        let before = conn.queue.cost_bytes();
+        let before = conn.queue.own_bytes();
         let offered = offer(&conn.session, &mut conn.queue, frames, self.limits.queue_bytes_max);
-        self.queue_bytes = self.queue_bytes + conn.queue.cost_bytes() - before;
+        self.queue_bytes = self.queue_bytes + conn.queue.own_bytes() - before;
         if !conn.is_dirty && conn.wants_send() {
             conn.is_dirty = true;
             self.dirty.push_back(key);

@@ -111,7 +111,7 @@ impl<C: Carrier> Shard<C> {
             let frame_count = u64::from(burst.frame_count());
             keys.clear();
             keys.extend_from_slice(self.rooms.members(burst.room));
-            let frames = burst.join();
+            let frames = burst.join().counted(&self.shared);
             let (mut queued, mut shed) = (0, 0);
             for &key in &keys {
                 match self.offer(key, &frames) {

@@ -151,7 +151,7 @@ impl<C: Carrier> Shard<C> {
             Source::Plain(bytes) => bytes,
         };
         let Some(conn) = self.conns.get_mut(key) else { return };
-        let before = conn.queue.cost_bytes();
+        let before = conn.queue.own_bytes();
         let partial_before = conn.transport.allocated();
         let mut turn = Turn {
             key,
@@ -187,7 +187,7 @@ impl<C: Carrier> Shard<C> {
         }
         self.work += seen.work;
         self.partial_bytes = self.partial_bytes + conn.transport.allocated() - partial_before;
-        self.queue_bytes = self.queue_bytes + conn.queue.cost_bytes() - before;
+        self.queue_bytes = self.queue_bytes + conn.queue.own_bytes() - before;
         self.metrics.add(Total::FramesIn, seen.packets);
         if seen.upgrades + seen.pings > 0 {
             self.metrics.add(Total::Upgrades, seen.upgrades);

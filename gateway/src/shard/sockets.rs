@@ -115,7 +115,7 @@ impl<C: Carrier> Shard<C> {
         if let Some(conn) = self.conns.remove(key) {
             self.timers.cancel(key.index());
             self.left(key, conn.source, conn.is_counted);
-            self.queue_bytes -= conn.queue.cost_bytes();
+            self.queue_bytes -= conn.queue.own_bytes();
             self.partial_bytes -= conn.allocated();
             self.encrypted -= u32::from(conn.tls.is_some());
             self.handshaking -= u32::from(conn.tls.is_some_and(|tls| !tls.is_open()));
@@ -131,9 +131,9 @@ impl<C: Carrier> Shard<C> {
             if !conn.wants_send() {
                 continue;
             }
-            let before = conn.queue.cost_bytes();
+            let before = conn.queue.own_bytes();
             let bytes = conn.start_send();
-            self.queue_bytes = self.queue_bytes + conn.queue.cost_bytes() - before;
+            self.queue_bytes = self.queue_bytes + conn.queue.own_bytes() - before;
             match (bytes, &conn.socket) {
                 (Some(bytes), Some(socket)) => {
                     conn.is_sending = true;
@@ -147,9 +147,9 @@ impl<C: Carrier> Shard<C> {
 
     fn sent(&mut self, key: SessionKey, result: Result<usize, i32>) {
         let Some(conn) = self.conns.get_mut(key) else { return };
-        let before = conn.queue.cost_bytes();
+        let before = conn.queue.own_bytes();
         conn.finish_send(result);
-        self.queue_bytes = self.queue_bytes + conn.queue.cost_bytes() - before;
+        self.queue_bytes = self.queue_bytes + conn.queue.own_bytes() - before;
         if conn.is_ending {
             self.finish_end(key);
             return;

@@ -212,7 +212,7 @@ impl<C: Carrier> Shard<C> {
         let elapsed_ms = self.now.as_ms() - push.start.as_ms();
         let allowed = (elapsed_ms * push.per_second / 1000 + 1).saturating_sub(push.visited);
         let count = u32::try_from(allowed).unwrap_or(u32::MAX).min(SLOTS_PER_TURN);
-        let (frame, start) = (Shared::new(push.frame.clone()), push.next);
+        let (frame, start) = (Shared::new(push.frame.clone()).counted(&self.shared), push.next);
         let mut index = start;
         let mut given = 0;
         while index < self.conns.index_end() && given < count {

@@ -4,6 +4,8 @@
 use bytes::Bytes;
 use gimbal_codec::CloseReason;
 use std::cell::OnceCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Longest head of a WebSocket frame that a server sends: two bytes and 64 bits of length (RFC 6455, 5.2).
 pub(crate) const HEAD_BYTES_MAX: usize = 10;
@@ -70,12 +72,52 @@ pub(crate) const fn close_code(reason: CloseReason) -> u16 {
 pub(crate) struct Shared {
     stream: Bytes,
     messages: OnceCell<Bytes>,
+    memory: Option<SharedMemory>,
+}
+
+/// Bytes of frames that several queues hold, each counted once for as long as one of them does.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SharedMemory(Arc<AtomicUsize>);
+
+impl SharedMemory {
+    /// So many now.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, bytes: Bytes) -> Bytes {
+        self.0.fetch_add(bytes.len(), Ordering::Relaxed);
+        Bytes::from_owner(Counted { bytes, memory: self.clone() })
+    }
+}
+
+/// Bytes that are counted.
+struct Counted {
+    bytes: Bytes,
+    memory: SharedMemory,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.memory.0.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+    }
 }
 
 impl Shared {
     /// Frames of the stream.
     pub(crate) fn new(stream: Bytes) -> Self {
-        Self { stream, messages: OnceCell::new() }
+        Self { stream, messages: OnceCell::new(), memory: None }
+    }
+
+    /// The same, counted in `memory`.
+    pub(crate) fn counted(self, memory: &SharedMemory) -> Self {
+        Self { stream: memory.count(self.stream), messages: OnceCell::new(), memory: Some(memory.clone()) }
     }
 
     /// Bytes of the frames in the stream's form.
@@ -87,7 +129,15 @@ impl Shared {
     pub(crate) fn get(&self, form: Form) -> Bytes {
         match form {
             Form::Stream => self.stream.clone(),
-            _ => self.messages.get_or_init(|| form.of(self.stream.clone())).clone(),
+            _ => self.messages.get_or_init(|| self.in_form(form)).clone(),
+        }
+    }
+
+    fn in_form(&self, form: Form) -> Bytes {
+        let bytes = form.of(self.stream.clone());
+        match &self.memory {
+            Some(memory) => memory.count(bytes),
+            None => bytes,
         }
     }
 }
@@ -210,6 +260,21 @@ mod tests {
         let shared = Shared::new(frames.clone());
         assert_eq!(shared.get(Form::Stream).as_ptr(), frames.as_ptr());
         assert_eq!(shared.get(Form::Messages).as_ptr(), shared.get(Form::Messages).as_ptr());
+    }
+
+    #[test]
+    fn frames_of_many_are_counted_once_in_each_form_until_the_last_lets_go() {
+        let (memory, frames) = (SharedMemory::default(), frame(2, "1", 0, &()));
+        let shared = Shared::new(frames.clone()).counted(&memory);
+        let held: Vec<Bytes> = (0..10).map(|_| shared.get(Form::Stream)).collect();
+        assert_eq!(held[9].as_ptr(), frames.as_ptr());
+        assert_eq!(memory.bytes(), frames.len());
+        let message = shared.get(Form::Messages);
+        assert_eq!(memory.bytes(), frames.len() + message.len());
+        drop((shared, held));
+        assert_eq!(memory.bytes(), message.len(), "a message still waits somewhere");
+        drop(message);
+        assert_eq!(memory.bytes(), 0);
     }
 
     #[test]

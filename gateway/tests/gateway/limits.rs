@@ -268,3 +268,34 @@ fn frames_that_do_not_end_take_half_of_the_memory_at_most_and_room_messages_go_o
     drop(hostile);
     eventually(|| world.server.metrics().partial_frame_bytes() == 0, "all of it is given back");
 }
+
+#[test]
+fn what_waits_for_all_members_of_a_room_is_memory_once() {
+    const MEMBERS: u64 = 60;
+    const FRAMES: u64 = 40;
+    let world = World::new(&Config {
+        shards: 1,
+        memory_max: bytesize::ByteSize::mib(64),
+        queue_bytes_max: bytesize::ByteSize::mib(16),
+        write_deadline: Duration::from_secs(3600),
+        ..config()
+    });
+    let mut members: Vec<_> = (1..=MEMBERS).map(|user| world.online(user)).collect();
+    members.iter_mut().for_each(|member| member.join(&[7]));
+    eventually(|| world.control.room_members(7) == MEMBERS as u32, "the room is known");
+    // Nobody reads; 2.3 MiB for each of them, 140 MiB if it were copied.
+    (0..FRAMES).for_each(|_| world.control.publish(7, &[0; 60 << 10]));
+    let metrics = world.server.metrics();
+    eventually(|| metrics.total("room_frames_queued") == Some(MEMBERS * FRAMES), "all of it is taken");
+    eventually(|| metrics.held_bytes() > 1 << 20, "and counted");
+    assert!(metrics.held_bytes() < 8 << 20, "{}", metrics.held_bytes());
+    assert_eq!(metrics.dropped("shed_over_memory"), Some(0));
+    let mut newcomer = world.online(MEMBERS + 1);
+    newcomer.send(Command::Heartbeat, 1, &());
+    assert!(newcomer.packet().unwrap().is(Command::Heartbeat), "there is room for more");
+    for _ in 0..FRAMES {
+        assert_eq!(members[0].packet().unwrap().message_content().len(), 60 << 10);
+    }
+    drop(members);
+    eventually(|| metrics.held_bytes() < 256 << 10, "all of it is given back");
+}
