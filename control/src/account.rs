@@ -8,6 +8,7 @@ use crate::command::{
 };
 use crate::dedup::Fingerprint;
 use crate::error::RequestError;
+use crate::event::Act;
 use crate::executor::{Batch, Effect, Output};
 use crate::idempotency;
 use crate::sign_in;
@@ -126,6 +127,7 @@ impl Batch<'_> {
             let (since, not_before_ms) = (self.next_attach, self.now_ms);
             let value = TokenRecord { since, token: None, not_before_ms, ..record }.to_bytes();
             self.overlay.put(Table::Device, &OfDevice::Token.key(user, device), value);
+            self.note_act(Act::TokenRevoked, user, device, UserId::default());
         }
         if let Some((wanted, plan)) = plan {
             let result = IdemResult::Revoked(revoked);
@@ -202,6 +204,7 @@ impl Batch<'_> {
         if !matches!(place, Place::Kept(..)) {
             self.overlay.put(Table::Device, &key::device_owner(device), Owner { user }.to_bytes());
         }
+        self.note_act(Act::DeviceRegistered, user, device, UserId::default());
         Ok(Output { result: Ok(Reply::Registered(Registered { is_new, user, device })), effect })
     }
 
@@ -230,6 +233,7 @@ impl Batch<'_> {
         if !phone.is_empty() {
             self.overlay.put(Table::Account, &key::phone(phone), Owner { user }.to_bytes());
         }
+        self.note_act(Act::UserMade, user, DeviceId::default(), UserId::default());
         self.set_head(user, MailboxHead::EMPTY);
     }
 }

@@ -31,6 +31,9 @@ pub enum Scope {
     /// Friends and blocks of any user.
     #[serde(rename = "friends")]
     Friends,
+    /// The event stream, and who is online.
+    #[serde(rename = "events")]
+    Events,
     /// What an administrator may look at.
     #[serde(rename = "admin:read")]
     AdminRead,
@@ -44,11 +47,12 @@ pub enum Scope {
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Accounts,
         Self::Messages,
         Self::Rooms,
         Self::Friends,
+        Self::Events,
         Self::AdminRead,
         Self::Admin,
         Self::Link,
@@ -61,6 +65,7 @@ impl Scope {
             Self::Messages => "messages",
             Self::Rooms => "rooms",
             Self::Friends => "friends",
+            Self::Events => "events",
             Self::AdminRead => "admin:read",
             Self::Admin => "admin",
             Self::Link => "link",
@@ -74,7 +79,8 @@ pub struct Scopes(u8);
 
 impl Scopes {
     /// What the one backend key may do.
-    pub const BACKEND: Self = Self::of(&[Scope::Accounts, Scope::Messages, Scope::Rooms, Scope::Friends]);
+    pub const BACKEND: Self =
+        Self::of(&[Scope::Accounts, Scope::Messages, Scope::Rooms, Scope::Friends, Scope::Events]);
     /// What the one administrators' key may do.
     pub const ADMIN: Self = Self::of(&[Scope::Admin]);
     /// What the one key of remote gateways may do.

@@ -2,6 +2,7 @@
 //!
 //! Arguments carry every random value and hash, so that the executor needs none; time comes with the batch.
 
+mod reply;
 pub mod social;
 
 use std::fmt;
@@ -10,16 +11,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 /// Longest content of a message: with its envelope it fits a frame.
 pub use gimbal_codec::limits::CONTENT_BYTES_MAX;
-use gimbal_codec::{Attach, ClientMessageId, DeviceId, GatewayId, MessageId, Seq, SessionKey, UserId};
-use gimbal_rpc::link::{Downlink, Hello, SendResult, Tag};
+use gimbal_codec::{Attach, ClientMessageId, DeviceId, Seq, SessionKey, UserId};
+use gimbal_rpc::link::{Downlink, Hello};
 use sha2::{Digest, Sha256};
-use tokio::sync::oneshot;
 
 use crate::auth::Subject;
 use crate::dedup;
 use crate::error::RequestError;
 use crate::store::key::DedupScope;
-use crate::store::value::Friendship;
+pub use reply::{
+    Admitted, Pushed, Registered, Reply, ReplyTo, SessionInfo, SessionPage, Stats, UserPresence,
+};
 use social::{Actor, Social};
 
 /// Most users of one push: it is executed within one batch.
@@ -288,6 +290,21 @@ pub enum Command {
         /// Unix milliseconds.
         before_ms: i64,
     },
+    /// Removes the oldest events. No answer.
+    TrimEvents {
+        /// Up to this one.
+        through: u64,
+    },
+    /// Who of these is online. -> [`Reply::Presence`], in their order.
+    Presence {
+        /// Whom it is about.
+        users: Vec<UserId>,
+    },
+    /// Devices that were online when control ended, and may not have come back: those without a session are offline. No answer.
+    PresumeOffline {
+        /// Whom it is about.
+        devices: Vec<(UserId, DeviceId)>,
+    },
     /// A session's read of its own mailbox. Nothing is written; it passes here so that no ended session reads, and so
     /// that the page holds all that was answered before. -> `read`.
     Sync {
@@ -391,6 +408,9 @@ impl Command {
             Self::Push { .. } => "push",
             Self::Ack { .. } => "ack",
             Self::Forget { .. } => "forget",
+            Self::TrimEvents { .. } => "trim_events",
+            Self::Presence { .. } => "presence",
+            Self::PresumeOffline { .. } => "presume_offline",
             Self::Sync { .. } => "sync",
             Self::Attach { .. } => "attach",
             Self::AttachVouched { .. } => "attach_vouched",
@@ -409,6 +429,7 @@ impl Command {
         match self {
             Self::Push { users, .. } => users.len().max(1),
             Self::Forget { .. } => dedup::FORGOTTEN_MAX,
+            Self::PresumeOffline { devices } => devices.len().max(1),
             _ => 1,
         }
     }
@@ -432,6 +453,8 @@ impl Command {
             Self::Admit { .. } => size_of::<Vouched>(),
             Self::Social { act, .. } => size_of::<Social>() + act.heap_bytes(),
             Self::Sync { read, .. } => size_of_val(&**read),
+            Self::Presence { users } => size_of_val(&**users),
+            Self::PresumeOffline { devices } => size_of_val(&**devices),
             _ => 0,
         }
     }
@@ -441,151 +464,5 @@ impl DeviceInfo {
     fn heap_bytes(&self) -> usize {
         let texts = [&self.brand, &self.model, &self.system_version, &self.sdk_version, &self.push_token];
         texts.iter().map(|text| text.len()).sum()
-    }
-}
-
-/// Answer to a [`Command`].
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Reply {
-    /// To sign-in and registration.
-    Registered(Registered),
-    /// To a forgetting: how many ids.
-    Forgot(usize),
-    /// To a revocation; false: there was no token.
-    Revoked {
-        /// A token was ended.
-        revoked: bool,
-    },
-    /// To a send.
-    Sent(SendResult),
-    /// To a push.
-    Pushed(Pushed),
-    /// The device's ack now.
-    Acked(Seq),
-    /// To a listing.
-    Sessions(SessionPage),
-    /// How many sessions were ended.
-    Kicked(u32),
-    /// Figures of this life.
-    Stats(Stats),
-    /// A command without an answer was done.
-    Done,
-    /// To a revocation by time.
-    RevokedBefore {
-        /// What counts now, Unix milliseconds.
-        before_ms: i64,
-        /// Tokens of ours that were ended.
-        devices: u32,
-    },
-    /// What two users are to each other now.
-    Friendship(Friendship),
-    /// To [`Command::Admit`]; else of the executor to the writer only, for an attach or an announcement.
-    Admitted(Admitted),
-}
-
-/// Ids made or found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Registered {
-    /// The user was made by this call.
-    pub is_new: bool,
-    /// User.
-    pub user: UserId,
-    /// Device.
-    pub device: DeviceId,
-}
-
-/// Whom a caller was found to be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Admitted {
-    /// User.
-    pub user: UserId,
-    /// Device.
-    pub device: DeviceId,
-    /// The mailbox's newest seq.
-    pub latest: Seq,
-    /// Of the token, Unix milliseconds; 0: not known.
-    pub issued_at_ms: i64,
-    /// Of the token, Unix milliseconds; `i64::MAX`: never, or not known.
-    pub expires_at_ms: i64,
-}
-
-/// Result of a push.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Pushed {
-    /// 0 when transient.
-    pub message_id: MessageId,
-    /// In the order of the request; seq 0 when transient.
-    pub users: Vec<(UserId, Result<Seq, RequestError>)>,
-}
-
-/// One page of sessions that are online.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SessionPage {
-    /// Each at most once over all pages.
-    pub sessions: Vec<SessionInfo>,
-    /// Where the next page begins; `None` at the end.
-    pub next: Option<u64>,
-}
-
-/// A session that is online.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SessionInfo {
-    /// User.
-    pub user: UserId,
-    /// Device.
-    pub device: DeviceId,
-    /// Gateway.
-    pub gateway: GatewayId,
-    /// Slot there.
-    pub session: SessionKey,
-    /// Attach number.
-    pub attach: Attach,
-    /// Unix milliseconds, of whole seconds.
-    pub attached_at_ms: i64,
-    /// Address; empty: not known.
-    pub peer: String,
-}
-
-/// Figures of this life of control.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Stats {
-    /// Sessions online.
-    pub sessions: u64,
-    /// Users with at least one.
-    pub users_online: u64,
-    /// Gateways linked.
-    pub gateways: u64,
-    /// Commands executed.
-    pub commands: u64,
-    /// Commits, each one synced write.
-    pub commits: u64,
-    /// Syncs of the write-ahead log, as the store counts them.
-    pub wal_syncs: u64,
-    /// Messages stored (each mailbox counts).
-    pub sends: u64,
-    /// Durable number of this life.
-    pub control_epoch: u32,
-}
-
-/// Where an answer goes.
-#[derive(Debug)]
-pub enum ReplyTo {
-    /// A call that waits.
-    Call(oneshot::Sender<Result<Reply, RequestError>>),
-    /// A session, as a `Down` item on its lane. Only with [`Command::Send`] and [`Command::Ack`].
-    Session {
-        /// The session.
-        session: SessionRef,
-        /// Echoed.
-        tag: Tag,
-    },
-    /// Nowhere; items that the command itself causes on a lane are sent all the same.
-    Nobody,
-}
-
-impl ReplyTo {
-    /// A call was to wait for the answer and does not any more: its deadline has passed, or it was cancelled.
-    pub fn is_given_up(&self) -> bool {
-        matches!(self, Self::Call(answer) if answer.is_closed())
     }
 }

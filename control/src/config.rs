@@ -1,6 +1,7 @@
 //! Configuration of the control plane: parsed once, checked once.
 
 mod auth;
+mod events;
 mod keys;
 
 use std::{
@@ -26,6 +27,7 @@ use crate::{
     layer::Web,
 };
 pub use auth::{Algorithm, Auth, ExternalConfig, ExternalKind, JwtConfig, SubjectKind};
+pub use events::Events;
 pub use keys::{Api, ApiKey, Secret};
 
 /// The key that stands for every missing one with `--dev`, and that nothing else starts with.
@@ -68,6 +70,8 @@ pub struct Config {
     pub api: Api,
     /// Tokens that others issue.
     pub auth: Auth,
+    /// The event stream.
+    pub events: Events,
     /// Bounds.
     pub limits: Limits,
     /// The store's memory.
@@ -203,6 +207,7 @@ impl Default for Config {
             tls: Tls::default(),
             api: Api::default(),
             auth: Auth::default(),
+            events: Events::default(),
             limits: Limits::default(),
             store: StoreConfig::default(),
         }
@@ -406,6 +411,7 @@ impl Config {
             (within(*write_buffer, 1, 16 << 10), "store.write_buffer", "must be 1 MiB to 16 GiB"),
         ];
         first_broken(&rules)?;
+        self.events.check()?;
         self.auth.check()
     }
 }

@@ -18,6 +18,7 @@ use gimbal_rpc::link::Body;
 use crate::command::{Admitted, Command, Proof, Reply, Sender, TokenHash};
 use crate::dedup;
 use crate::error::RequestError;
+use crate::event::{Change, Kinds};
 use crate::log::Record;
 use crate::partition::Partition;
 use crate::store::key::{DedupScope, Meta, OfDevice};
@@ -111,6 +112,25 @@ pub struct Executor {
     windows: Cache<DedupScope, DedupHead>,
     /// Whether a user blocks anyone.
     blockers: Cache<UserId, bool>,
+    /// Events of this life so far.
+    events: u64,
+    kinds: Kinds,
+}
+
+/// What a batch may know of the sessions that there are before it.
+#[derive(Clone, Copy)]
+pub struct Sessions<'a> {
+    /// No session has this number yet, or one above it.
+    pub next_attach: Attach,
+    /// Those that began or ended since the last batch that wrote anything.
+    pub changes: &'a [Change],
+    /// Whether a user has a session.
+    pub is_online: &'a dyn Fn(UserId) -> bool,
+}
+
+impl Sessions<'_> {
+    /// There are none.
+    pub const NONE: Self = Self { next_attach: Attach::new(0), changes: &[], is_online: &|_| false };
 }
 
 impl Executor {
@@ -122,20 +142,36 @@ impl Executor {
             heads: Cache::new(CACHED_MAX),
             windows: Cache::new(CACHED_MAX),
             blockers: Cache::new(CACHED_MAX),
+            events: 0,
+            kinds: Kinds::default(),
         }
     }
 
-    /// Begins a batch. `view` is what is committed; `now_ms` is Unix milliseconds and may be before an earlier one; no
-    /// session has `next_attach` yet or a number above it.
-    pub fn begin<'a>(&'a mut self, view: &'a dyn View, now_ms: i64, next_attach: Attach) -> Batch<'a> {
+    /// Which kinds of events are written from now on.
+    pub fn set_kinds(&mut self, kinds: Kinds) {
+        self.kinds = kinds;
+    }
+
+    /// The newest event; 0: none in this life.
+    pub fn newest_event(&self) -> u64 {
+        if self.events == 0 { 0 } else { epoch_number(self.epoch, self.events) }
+    }
+
+    /// Begins a batch. `view` is what is committed; `now_ms` is Unix milliseconds and may be before an earlier one.
+    pub fn begin<'a>(&'a mut self, view: &'a dyn View, now_ms: i64, sessions: Sessions<'a>) -> Batch<'a> {
         self.heads.rotate();
         self.windows.rotate();
         self.blockers.rotate();
+        let first_change = self.events + 1;
+        self.events += sessions.changes.len() as u64;
         Batch {
             overlay: Overlay::new(view),
             executor: self,
             now_ms,
-            next_attach,
+            next_attach: sessions.next_attach,
+            sessions,
+            first_change,
+            scratch: Vec::new(),
             dirty_heads: Vec::new(),
             dirty_windows: Vec::new(),
             added: dedup::Added::new(),
@@ -144,9 +180,9 @@ impl Executor {
 
     /// A whole batch at once, without sessions.
     pub fn execute(&mut self, view: &dyn View, commands: &[Command], now_ms: i64) -> Outcome {
-        let mut batch = self.begin(view, now_ms, Attach::default());
+        let mut batch = self.begin(view, now_ms, Sessions::NONE);
         let outputs = commands.iter().map(|command| batch.run(command)).collect();
-        Outcome { records: batch.finish(), outputs }
+        Outcome { records: batch.finish(false), outputs }
     }
 
     fn next_message(&mut self) -> MessageId {
@@ -160,6 +196,11 @@ pub struct Batch<'a> {
     pub(crate) overlay: Overlay<'a>,
     pub(crate) now_ms: i64,
     pub(crate) next_attach: Attach,
+    sessions: Sessions<'a>,
+    /// The events kept for `sessions.changes` begin here.
+    first_change: u64,
+    /// An event's bytes, to be used again.
+    pub(crate) scratch: Vec<u8>,
     executor: &'a mut Executor,
     dirty_heads: Vec<UserId>,
     dirty_windows: Vec<DedupScope>,
@@ -173,8 +214,16 @@ impl Batch<'_> {
         self.dispatch(command).unwrap_or_else(Output::refused)
     }
 
-    /// The effects of all commands.
-    pub fn finish(mut self) -> Vec<(Partition, Record)> {
+    /// The effects of all commands, and with them (or alone, when `is_forced`) what became of sessions.
+    pub fn finish(mut self, is_forced: bool) -> Vec<(Partition, Record)> {
+        if self.overlay.is_empty() && !is_forced {
+            self.executor.events = self.first_change - 1;
+            return Vec::new();
+        }
+        let first = epoch_number(self.executor.epoch, self.first_change);
+        if let Err(error) = self.note_changes(self.sessions.changes, first) {
+            tracing::error!(%error, "sessions are missing in the event stream");
+        }
         self.dirty_heads.sort_unstable();
         self.dirty_heads.dedup();
         let mut value = Vec::new();
@@ -222,6 +271,7 @@ impl Batch<'_> {
             }
             Command::Ack { sender, seq } => self.ack(*sender, *seq),
             Command::Forget { scope, before_ms } => self.forget(*scope, *before_ms),
+            Command::TrimEvents { through } => self.trim_events(*through),
             Command::RevokeTokens { user, before_ms, idempotency } => {
                 self.revoke_tokens(*user, *before_ms, idempotency.as_ref())
             }
@@ -235,6 +285,8 @@ impl Batch<'_> {
             | Command::GatewayUp { .. }
             | Command::GatewayDown { .. }
             | Command::ListSessions { .. }
+            | Command::Presence { .. }
+            | Command::PresumeOffline { .. }
             | Command::Kick { .. }
             | Command::Stats => Ok(Output::plain(Reply::Done)),
         }
@@ -305,6 +357,19 @@ impl Batch<'_> {
         self.executor.next_message()
     }
 
+    pub(crate) fn next_event(&mut self) -> u64 {
+        self.executor.events += 1;
+        epoch_number(self.executor.epoch, self.executor.events)
+    }
+
+    pub(crate) const fn kinds(&self) -> Kinds {
+        self.executor.kinds
+    }
+
+    pub(crate) fn is_online(&self, user: UserId) -> bool {
+        (self.sessions.is_online)(user)
+    }
+
     /// Whether a user blocks anyone, if that was asked lately.
     pub(crate) fn known_to_block(&mut self, user: UserId) -> Option<bool> {
         self.executor.blockers.get(user)
@@ -336,7 +401,7 @@ impl Batch<'_> {
         let (table, at) = match counter {
             Meta::NextUser => (Table::Account, key::user(UserId::new(id))),
             Meta::NextDevice => (Table::Device, key::device_owner(DeviceId::new(id))),
-            Meta::Schema | Meta::ControlEpoch => return Ok(false),
+            Meta::Schema | Meta::ControlEpoch | Meta::EventFloor => return Ok(false),
         };
         Ok(self.overlay.get(table, &at)?.is_some())
     }

@@ -47,6 +47,8 @@ const LINK: &str = "gimbal.link.v1.Link/Open";
 
 /// A method whose answers are a stream, beside those that are "other".
 const PUBLISH_STREAM: &str = "gimbal.v1.Rooms/PublishStream";
+const TAIL: &str = "gimbal.v1.Events/Tail";
+const WATCH: &str = "gimbal.v1.Presence/Watch";
 /// Streams of answers at a time, on all connections: watchers of health, readers of reflection, publishers.
 const STREAMS_MAX: usize = 1024;
 /// The label of any path that is none of [`METHODS`]: streams of health and reflection, and what does not exist.
@@ -73,6 +75,9 @@ const METHODS: &[&str] = &[
     "gimbal.v1.Friends/Block",
     "gimbal.v1.Friends/Unblock",
     "gimbal.v1.Friends/ListBlocked",
+    "gimbal.v1.Presence/Get",
+    WATCH,
+    TAIL,
     "gimbal.v1.Messages/Send",
     "gimbal.v1.Messages/PushToUsers",
     "gimbal.v1.Messages/PushToAll",
@@ -300,7 +305,7 @@ impl Drop for Watched {
 }
 
 fn is_stream(method: &'static str) -> bool {
-    method == PUBLISH_STREAM || method == OTHER
+    [PUBLISH_STREAM, TAIL, WATCH].contains(&method) || method == OTHER
 }
 
 fn method_of(path: &str) -> &'static str {

@@ -30,12 +30,27 @@ pub struct Op<'a> {
     pub table: Table,
     /// Starts with the partition.
     pub key: &'a [u8],
-    /// `None` deletes.
-    pub value: Option<&'a [u8]>,
+    /// What becomes of it.
+    pub write: Write<'a>,
 }
 
+/// What becomes of a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Write<'a> {
+    /// It has this value.
+    Put(&'a [u8]),
+    /// It is gone.
+    Delete,
+    /// It is gone with all keys of its table from there to this one, which stays.
+    DeleteTo(&'a [u8]),
+}
+
+/// Marks a [`Write::DeleteTo`] in the number of its table.
+const RANGE: u8 = 0x80;
+
 /// The writes of one batch in one partition, in order, as one byte string that a log can carry:
-/// per write: table 1, key length varint, key, then 0 (delete) or 1 + value length varint, value.
+/// per write: table 1, key length varint, key, then 0 (delete) or 1 + value length varint, value; of a range: table 1 with its highest
+/// bit set, first key and end, each after its length.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Record {
     bytes: Vec<u8>,
@@ -58,6 +73,15 @@ impl Record {
     pub fn delete(&mut self, table: Table, key: &[u8]) {
         self.key(table, key);
         self.bytes.push(0);
+    }
+
+    /// Appends the removal of all keys from `from` (inclusive) to `to` (exclusive).
+    pub fn delete_range(&mut self, table: Table, from: &[u8], to: &[u8]) {
+        self.bytes.push(table as u8 | RANGE);
+        for key in [from, to] {
+            put_varint(&mut self.bytes, key.len() as u64);
+            self.bytes.extend_from_slice(key);
+        }
     }
 
     /// As a log carries it.
@@ -93,13 +117,16 @@ impl Record {
 
 fn read_op<'a>(reader: &mut Reader<'a>) -> Result<Op<'a>, CorruptValue> {
     let number = reader.u8()?;
-    let table = Table::from_u8(number).ok_or_else(|| reader.corrupt("unknown table"))?;
+    let table = Table::from_u8(number & !RANGE).ok_or_else(|| reader.corrupt("unknown table"))?;
     let key = reader.bytes()?;
-    let value = match reader.varint()? {
-        0 => None,
-        length => Some(reader.take(length - 1)?),
+    if number & RANGE != 0 {
+        return Ok(Op { table, key, write: Write::DeleteTo(reader.bytes()?) });
+    }
+    let write = match reader.varint()? {
+        0 => Write::Delete,
+        length => Write::Put(reader.take(length - 1)?),
     };
-    Ok(Op { table, key, value })
+    Ok(Op { table, key, write })
 }
 
 #[cfg(test)]
@@ -112,10 +139,12 @@ mod tests {
         record.put(Table::Mailbox, b"key", b"value");
         record.delete(Table::Dedup, b"gone");
         record.put(Table::Meta, b"empty", b"");
+        record.delete_range(Table::Event, b"from", b"to");
         let ops: Vec<Op<'_>> = record.ops().collect::<Result<_, _>>().unwrap();
-        assert_eq!(ops[0], Op { table: Table::Mailbox, key: b"key", value: Some(b"value") });
-        assert_eq!(ops[1], Op { table: Table::Dedup, key: b"gone", value: None });
-        assert_eq!(ops[2], Op { table: Table::Meta, key: b"empty", value: Some(b"") });
+        assert_eq!(ops[0], Op { table: Table::Mailbox, key: b"key", write: Write::Put(b"value") });
+        assert_eq!(ops[1], Op { table: Table::Dedup, key: b"gone", write: Write::Delete });
+        assert_eq!(ops[2], Op { table: Table::Meta, key: b"empty", write: Write::Put(b"") });
+        assert_eq!(ops[3], Op { table: Table::Event, key: b"from", write: Write::DeleteTo(b"to") });
         let mut damaged = record.as_bytes().to_vec();
         damaged[0] = 200;
         assert!(Record::from_bytes(damaged).ops().next().unwrap().is_err());

@@ -15,7 +15,8 @@ use gimbal_codec::{Attach, CloseReason, DeviceId, GatewayId, Seq, SessionKey, Us
 use gimbal_rpc::link::{Body, Down, Downlink, Hello, Target};
 use hashbrown::HashMap;
 
-use crate::command::{Lane, SessionInfo, SessionPage, SessionRef};
+use crate::command::{Lane, SessionInfo, SessionPage, SessionRef, UserPresence};
+use crate::event::Change;
 use ended::Ended;
 use slots::Slots;
 
@@ -40,6 +41,12 @@ pub struct Routes {
     users: HashMap<UserId, u32>,
     /// By administrators.
     ended: Ended,
+    /// Since they were last forgotten.
+    changes: Vec<Change>,
+    /// A gateway is gone, and its sessions with it, unless they are announced again.
+    lost: bool,
+    /// Unix milliseconds.
+    now_ms: i64,
 }
 
 struct LaneEntry {
@@ -145,6 +152,48 @@ impl Routes {
             count: 0,
             users: HashMap::new(),
             ended: Ended::default(),
+            changes: Vec::new(),
+            lost: false,
+            now_ms: 0,
+        }
+    }
+
+    /// What time it is from now on, Unix milliseconds.
+    pub fn set_time(&mut self, now_ms: i64) {
+        self.now_ms = now_ms;
+    }
+
+    /// Sessions that began or ended since [`Self::forget_changes`], in order. One that another session of its device took over has
+    /// not ended, nor have those of a gateway that is gone: they may be announced again.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// They are told of.
+    pub fn forget_changes(&mut self) {
+        self.changes.clear();
+    }
+
+    /// Whether a gateway has gone since this was asked last.
+    pub fn take_lost(&mut self) -> bool {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Whether a user has a session.
+    pub fn is_online(&self, user: UserId) -> bool {
+        self.users.get(&user).is_some_and(|at| *at != NONE)
+    }
+
+    /// The user's sessions.
+    pub fn presence(&self, user: UserId) -> UserPresence {
+        let online = self.devices(user).map(|route| (route.device, i64::from(route.attached_at) * 1000));
+        UserPresence { user, online: online.collect() }
+    }
+
+    /// Says of a device without a session that it has none.
+    pub fn presume_offline(&mut self, user: UserId, device: DeviceId) {
+        if self.find(user, device).is_none() {
+            self.changes.push(Change { user, device, attach: None, at_ms: self.now_ms });
         }
     }
 
@@ -165,7 +214,8 @@ impl Routes {
         for at in 0..self.slots.len() as u32 {
             let route = self.slots[at].route.as_ref().filter(|route| route.lane() == lane);
             if let Some((user, device)) = route.map(|route| (route.user, route.device)) {
-                self.remove(user, device);
+                self.take_out(user, device);
+                self.lost = true;
             }
         }
     }
@@ -416,10 +466,25 @@ impl Routes {
         };
         self.users.insert(arrival.user, at);
         self.count += 1;
+        let change =
+            Change { user: arrival.user, device: arrival.device, attach: Some(attach), at_ms: now_ms };
+        match self.changes.last_mut() {
+            Some(last) if (last.user, last.device, last.attach) == (change.user, change.device, None) => {
+                *last = change;
+            }
+            _ => self.changes.push(change),
+        }
     }
 
     fn remove(&mut self, user: UserId, device: DeviceId) {
-        let Some(at) = self.find(user, device) else { return };
+        if self.take_out(user, device) {
+            self.changes.push(Change { user, device, attach: None, at_ms: self.now_ms });
+        }
+    }
+
+    /// False when there is none.
+    fn take_out(&mut self, user: UserId, device: DeviceId) -> bool {
+        let Some(at) = self.find(user, device) else { return false };
         let next = self.slots[at].next;
         let first = self.users[&user];
         if first == at && next == NONE {
@@ -436,5 +501,6 @@ impl Routes {
         self.slots[at] = Slot { route: None, next: self.free };
         self.free = at;
         self.count -= 1;
+        true
     }
 }

@@ -12,8 +12,9 @@ use gimbal_rpc::{
     DESCRIPTORS,
     link_v1::link_server::LinkServer,
     v1::{
-        accounts_server::AccountsServer, admin_server::AdminServer, friends_server::FriendsServer,
-        messages_server::MessagesServer, rooms_server::RoomsServer,
+        accounts_server::AccountsServer, admin_server::AdminServer, events_server::EventsServer,
+        friends_server::FriendsServer, messages_server::MessagesServer, presence_server::PresenceServer,
+        rooms_server::RoomsServer,
     },
 };
 use hyper::{Request, body::Incoming};
@@ -30,6 +31,7 @@ use crate::{
     code::Codes,
     command::{CONTENT_BYTES_MAX, PUSH_USERS_MAX},
     config::{Checked, Limits},
+    event::{Kinds, trim::Trim},
     front::{self, Asked, Bounds, Count, Front, Peer},
     http::{self, ExtraMetrics, Pages},
     layer::{CallBounds, CallLayer, CallService},
@@ -37,6 +39,7 @@ use crate::{
     log::EmbeddedLog,
     metrics::{Metrics, Sample, Value},
     plane::Plane,
+    presence,
     reader::Readers,
     room::Rooms,
     service::Services,
@@ -50,6 +53,8 @@ use crate::{
 
 /// Largest request with a content: a push of the longest one to as many users as may be, 10 bytes of varint and a key
 /// byte each, and some fields beside.
+/// After a gateway has linked up it announces its sessions: in so much time at most, unless it is busy.
+const ANNOUNCED_WITHIN: Duration = Duration::from_secs(20);
 const CONTENT_REQUEST_BYTES_MAX: usize = 72 << 10;
 const _: () = assert!(CONTENT_BYTES_MAX + 11 * PUSH_USERS_MAX + 1024 <= CONTENT_REQUEST_BYTES_MAX);
 /// Largest request without one: a registration with every text at its longest takes a fifth of it.
@@ -178,6 +183,11 @@ impl ControlServer {
         }
         let sweep = Sweep::new(plane.readers().clone(), plane.writer().clone(), config.limits.repeats_kept);
         tokio::spawn(sweep.run(raised(stop.subscribe())));
+        let (readers, writer) = (plane.readers().clone(), plane.writer().clone());
+        let trim = Trim::new(config.events.keep, config.events.keep_max);
+        tokio::spawn(trim.run(readers.clone(), writer.clone(), raised(stop.subscribe())));
+        let lease = config.limits.gateway_lease + ANNOUNCED_WITHIN;
+        tokio::spawn(presence::presume(readers, writer, lease, raised(stop.subscribe())));
         tokio::spawn(follow_health(Arc::clone(&plane), health.clone(), stop.subscribe()));
 
         tracing::info!(%grpc_address, %http_address, data_dir = %config.data_dir.display(), control_epoch, "control up");
@@ -281,8 +291,10 @@ fn plane(store: Arc<dyn Store>, checked: &Checked) -> Result<(Arc<Plane>, Arc<Me
     let log = Box::new(EmbeddedLog::new(Arc::clone(&store)));
     let readers = Readers::start(&store, limits.reads_max).map_err(StartError::Thread)?;
     let rooms = Arc::new(Rooms::new(store.control_epoch(), limits.rooms_max));
-    let writer = Writer::start(store, log, writer::Limits::default(), Box::new(clock::now_ms))
-        .map_err(StartError::Thread)?;
+    let events = Kinds::of(&checked.config.events.kinds);
+    let limits_of_writer = writer::Limits { events, ..writer::Limits::default() };
+    let writer =
+        Writer::start(store, log, limits_of_writer, Box::new(clock::now_ms)).map_err(StartError::Thread)?;
     let mut metrics = Metrics::new();
     let (of_writer, of_readers, of_rooms) = (writer.clone(), readers.clone(), Arc::clone(&rooms));
     metrics.read_from(Arc::new(move || samples(&of_writer, &of_readers, &of_rooms)));
@@ -312,6 +324,7 @@ fn samples(writer: &Writer, readers: &Readers, rooms: &Rooms) -> Vec<Sample> {
             "Remembered ids of sends, forgotten for their age",
             counters.forgotten.get(),
         ),
+        counter("events", "Events written to the stream", writer.news().count()),
         counter("deliveries", "Targets handed to gateways", counters.deliveries.get()),
         counter("takeovers", "Sessions ended by a newer sign-in", counters.takeovers.get()),
         counter(
@@ -441,15 +454,21 @@ async fn routes(
     let accounts = AccountsServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
     let messages = MessagesServer::new(services.clone()).max_decoding_message_size(CONTENT_REQUEST_BYTES_MAX);
     let friends = FriendsServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let presence = PresenceServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let events = EventsServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
     let rooms = RoomsServer::new(services.clone()).max_decoding_message_size(CONTENT_REQUEST_BYTES_MAX);
     let routes = if is_web {
         let web = GrpcWebLayer::new();
-        Routes::new(web.layer(accounts)).add_service(web.layer(messages)).add_service(web.layer(friends))
+        Routes::new(web.layer(accounts))
+            .add_service(web.layer(messages))
+            .add_service(web.layer(friends))
+            .add_service(web.layer(presence))
     } else {
-        Routes::new(accounts).add_service(messages).add_service(friends)
+        Routes::new(accounts).add_service(messages).add_service(friends).add_service(presence)
     };
     let mut routes = routes
         .add_service(rooms)
+        .add_service(events)
         .add_service(AdminServer::new(services).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(health.max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(reflection().build_v1()?.max_decoding_message_size(REQUEST_BYTES_MAX))
@@ -472,6 +491,8 @@ async fn set_health(health: &HealthReporter, serving: bool) {
         <AccountsServer<Services> as NamedService>::NAME,
         <MessagesServer<Services> as NamedService>::NAME,
         <FriendsServer<Services> as NamedService>::NAME,
+        <PresenceServer<Services> as NamedService>::NAME,
+        <EventsServer<Services> as NamedService>::NAME,
         <RoomsServer<Services> as NamedService>::NAME,
         <AdminServer<Services> as NamedService>::NAME,
     ];

@@ -3,8 +3,10 @@
 
 pub(crate) mod accounts;
 pub(crate) mod admin;
+pub(crate) mod events;
 pub(crate) mod friends;
 pub(crate) mod messages;
+pub(crate) mod presence;
 pub(crate) mod rooms;
 mod users;
 
@@ -83,6 +85,14 @@ impl Services {
             Reply::Admitted(admitted) => Ok(Some(admitted)),
             other => mismatch(&other),
         }
+    }
+
+    /// Lets in any device with its token, and backends.
+    async fn actor_or_backend(&self, scope: Scope, metadata: &MetadataMap) -> Result<(), RequestError> {
+        if users::is_backend(metadata) {
+            return self.may(scope, metadata);
+        }
+        self.read(metadata, |_, _, _| Ok(())).await
     }
 
     /// What `read` finds for a device whose token is good.

@@ -4,11 +4,12 @@ mod friends;
 mod profile;
 pub mod read;
 
-use gimbal_codec::UserId;
+use gimbal_codec::{DeviceId, UserId};
 
 use crate::command::social::{Actor, BLOCKED_MAX, Social};
 use crate::command::{IdempotencyKey, Reply};
 use crate::error::RequestError;
+use crate::event::Act;
 use crate::executor::{Batch, Output};
 use crate::idempotency;
 use crate::store::key::OfPair;
@@ -117,6 +118,7 @@ impl Batch<'_> {
         let at = OfPair::Block.key(user, other);
         self.overlay.put(Table::Social, &at, BlockRecord { since_ms }.to_bytes());
         self.put_counts(user, SocialCounts { blocked: counts.blocked + 1, ..counts });
+        self.note_act(Act::Blocked, user, DeviceId::default(), other);
         Ok(Output::plain(Reply::Done))
     }
 
@@ -125,6 +127,7 @@ impl Batch<'_> {
         if is_blocked {
             self.overlay.delete(Table::Social, &OfPair::Block.key(user, other));
             self.put_counts(user, SocialCounts { blocked: counts.blocked.saturating_sub(1), ..counts });
+            self.note_act(Act::Unblocked, user, DeviceId::default(), other);
         }
         Ok(Output::plain(Reply::Done))
     }

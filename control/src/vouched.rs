@@ -8,6 +8,7 @@ use crate::auth::Subject;
 use crate::command::{Admitted, DeviceInfo, IdempotencyKey, Reply, Vouched};
 use crate::dedup::Fingerprint;
 use crate::error::RequestError;
+use crate::event::Act;
 use crate::executor::{Batch, Effect, Output};
 use crate::idempotency;
 use crate::store::key::{self, Meta, OfDevice};
@@ -183,6 +184,7 @@ impl Batch<'_> {
         }
         let record = UserRecord { created_at_ms: self.now_ms, phone: String::new() };
         self.overlay.put(Table::Account, &key::user(user), record.to_bytes());
+        self.note_act(Act::UserMade, user, DeviceId::default(), UserId::default());
         self.set_head(user, MailboxHead::EMPTY);
     }
 
@@ -243,6 +245,7 @@ impl Batch<'_> {
         }
         let value = NotBefore { before_ms, since: self.next_attach };
         self.overlay.put(Table::Account, &key::not_before(user), value.to_bytes());
+        self.note_act(Act::TokensRevoked, user, DeviceId::default(), UserId::default());
         if let Some((wanted, plan)) = plan {
             let result = IdemResult::RevokedBefore { before_ms, devices };
             idempotency::remember(&mut self.overlay, plan, wanted, fingerprint, result, self.now_ms);

@@ -9,6 +9,7 @@ mod queue;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -17,9 +18,10 @@ pub use engine::Engine;
 
 use crate::command::{Command, Reply, ReplyTo};
 use crate::error::RequestError;
+use crate::event::{Kinds, News};
 use crate::log::CommandLog;
 use crate::store::Store;
-use queue::Queue;
+use queue::{Queue, Taken};
 
 /// Bounds of the writer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,7 +35,12 @@ pub struct Limits {
     pub queue_commands_max: usize,
     /// Most bytes that wait.
     pub queue_bytes_max: usize,
+    /// Kinds of events that are written.
+    pub events: Kinds,
 }
+
+/// Sessions that begin and end wait so long for a commit to ride, and then have one of their own.
+const CHANGES_WAIT: Duration = Duration::from_millis(100);
 
 impl Default for Limits {
     fn default() -> Self {
@@ -42,6 +49,7 @@ impl Default for Limits {
             batch_bytes_max: 1 << 20,
             queue_commands_max: 32 * 1024,
             queue_bytes_max: 64 << 20,
+            events: Kinds::ALL,
         }
     }
 }
@@ -67,6 +75,7 @@ struct Shared {
     queue: Queue,
     store: Arc<dyn Store>,
     counters: Arc<Counters>,
+    news: Arc<News>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -82,9 +91,10 @@ impl Writer {
         clock: Clock,
     ) -> std::io::Result<Self> {
         let counters = Arc::new(Counters::default());
-        let engine = Engine::new(Arc::clone(&store), log, Arc::clone(&counters));
-        let shared =
-            Arc::new(Shared { queue: Queue::new(limits), store, counters, thread: Mutex::default() });
+        let mut engine = Engine::new(Arc::clone(&store), log, Arc::clone(&counters));
+        engine.set_kinds(limits.events);
+        let (queue, news) = (Queue::new(limits), Arc::clone(engine.news()));
+        let shared = Arc::new(Shared { queue, store, counters, news, thread: Mutex::default() });
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("writer".into())
@@ -153,6 +163,11 @@ impl Writer {
         &self.shared.counters
     }
 
+    /// What is told after a commit.
+    pub fn news(&self) -> &Arc<News> {
+        &self.shared.news
+    }
+
     /// Commands and bytes that wait now.
     pub fn queued(&self) -> (usize, usize) {
         self.shared.queue.depth()
@@ -178,7 +193,21 @@ impl Writer {
 fn run_or_abort(shared: &Shared, mut engine: Engine, mut clock: Clock) {
     let run = || {
         let mut batch = Vec::new();
-        while let Some(since) = shared.queue.take(&mut batch) {
+        // When the oldest change of sessions that is not written has to be.
+        let mut flush_at = None;
+        loop {
+            let since = match shared.queue.take(&mut batch, flush_at) {
+                Taken::Some(since) => since,
+                Taken::None => {
+                    engine.flush_changes(clock());
+                    flush_at = None;
+                    continue;
+                }
+                Taken::Closed => {
+                    engine.flush_changes(clock());
+                    return;
+                }
+            };
             let now_ms = clock();
             let stages = &shared.counters.stages;
             let mut lap = stages.queue.lap(since);
@@ -190,6 +219,15 @@ fn run_or_abort(shared: &Shared, mut engine: Engine, mut clock: Clock) {
                 engine.release(executed);
                 lap = stages.release.lap(lap);
             }
+            flush_at = match (engine.has_changes(), flush_at) {
+                (false, _) => None,
+                (true, None) => Some(lap + CHANGES_WAIT),
+                (true, Some(at)) if at <= lap => {
+                    engine.flush_changes(now_ms);
+                    None
+                }
+                (true, at) => at,
+            };
         }
     };
     if catch_unwind(AssertUnwindSafe(run)).is_err() {

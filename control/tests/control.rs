@@ -6,6 +6,8 @@
 mod accounts;
 #[path = "control/durability.rs"]
 mod durability;
+#[path = "control/events.rs"]
+mod events;
 #[path = "control/messages.rs"]
 mod messages;
 #[path = "control/properties.rs"]

@@ -94,6 +94,7 @@ impl Batch<'_> {
         let answer =
             DedupEntry { fingerprint, message_id: body.message_id, seq, created_at_ms: body.created_at_ms };
         self.append(message.to, seq, &body);
+        self.note_message(message.to, seq, &body);
         self.remember(scope, message.id, answer, next_window, &forgotten);
         Ok(Output {
             result: Ok(Reply::Sent(result(answer, false))),
@@ -123,6 +124,7 @@ impl Batch<'_> {
         let body = self.push_body(message, placed.is_empty());
         for shared in placed.chunk_by(|one, other| Partition::of_user(one.0) == Partition::of_user(other.0)) {
             self.append_to_all(shared, &body);
+            shared.iter().for_each(|(user, seq)| self.note_message(*user, *seq, &body));
         }
         if let Some((wanted, plan)) = plan {
             let seqs = verdicts.iter().map(|(_, verdict)| verdict.unwrap_or_default()).collect();
@@ -164,6 +166,7 @@ impl Batch<'_> {
             return Ok(Output::plain(Reply::Acked(stored)));
         }
         self.overlay.put(Table::Device, &at, AckRecord { seq }.to_bytes());
+        self.note_ack(sender.user, sender.device, seq);
         Ok(Output::plain(Reply::Acked(seq)))
     }
 

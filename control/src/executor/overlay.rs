@@ -29,6 +29,11 @@ impl<'a> Overlay<'a> {
         }
     }
 
+    /// Whether nothing was written.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
     /// The store below.
     pub(crate) fn view(&self) -> &'a dyn View {
         self.view

@@ -127,21 +127,21 @@ pub(super) fn user(page: UserPage, is_backend: bool, caller: UserId) -> v1::User
 }
 
 fn device(page: DevicePage) -> v1::OwnedDevice {
-    let DevicePage { device, record, expires_at_ms, acked } = page;
-    let info = record.info;
-    v1::OwnedDevice {
-        device: Some(v1::Device {
-            id: device.get(),
-            kind: info.kind,
-            brand: info.brand,
-            model: info.model,
-            system_version: info.system_version,
-            sdk_version: info.sdk_version,
-            push_token: info.push_token,
-        }),
-        created_at_ms: record.created_at_ms,
-        has_token: expires_at_ms.is_some(),
-        expires_at_ms: expires_at_ms.unwrap_or_default(),
-        acked_seq: acked.get(),
+    let (created_at_ms, acked_seq) = (page.record.created_at_ms, page.acked.get());
+    let (has_token, expires_at_ms) = (page.expires_at_ms.is_some(), page.expires_at_ms.unwrap_or_default());
+    v1::OwnedDevice { device: Some(described(page)), created_at_ms, has_token, expires_at_ms, acked_seq }
+}
+
+/// What a device says of itself.
+pub(super) fn described(page: DevicePage) -> v1::Device {
+    let info = page.record.info;
+    v1::Device {
+        id: page.device.get(),
+        kind: info.kind,
+        brand: info.brand,
+        model: info.model,
+        system_version: info.system_version,
+        sdk_version: info.sdk_version,
+        push_token: info.push_token,
     }
 }

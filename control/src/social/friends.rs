@@ -11,6 +11,7 @@ use prost::Message as _;
 use crate::command::Reply;
 use crate::command::social::FRIENDS_MAX;
 use crate::error::RequestError;
+use crate::event::Act;
 use crate::executor::{Batch, Effect, Output};
 use crate::store::key::OfPair;
 use crate::store::value::{FriendRecord, Friendship, SocialCounts, Value as _};
@@ -79,6 +80,7 @@ impl Batch<'_> {
             avatar_url: profile.avatar_url,
             description: description.to_owned(),
         };
+        self.note_act(Act::FriendAsked, user, DeviceId::default(), friend);
         let effect = self.tell(user, friend, ASKED, told.encode_to_vec());
         Ok(Output { result: Ok(Reply::Friendship(Friendship::Asked)), effect })
     }
@@ -117,6 +119,7 @@ impl Batch<'_> {
             nickname: profile.nickname,
             avatar_url: profile.avatar_url,
         };
+        self.note_act(Act::FriendAgreed, user, DeviceId::default(), friend);
         let effect = self.tell(user, friend, AGREED, told.encode_to_vec());
         Ok(Output { result: Ok(Reply::Done), effect })
     }
@@ -127,6 +130,7 @@ impl Batch<'_> {
             return Err(RequestError::FriendNotFound);
         }
         self.part(user, friend)?;
+        self.note_act(Act::FriendDeclined, user, DeviceId::default(), friend);
         Ok(Output::plain(Reply::Done))
     }
 
@@ -154,14 +158,14 @@ impl Batch<'_> {
     pub(super) fn remove_friend(&mut self, user: UserId, friend: UserId) -> Result<Output, RequestError> {
         let known = self.friend(user, friend)?.ok_or(RequestError::FriendNotFound)?;
         self.head(friend)?.ok_or(RequestError::UserNotFound)?;
+        if known.friendship == Friendship::WasAsked {
+            return Err(RequestError::FriendNotFound);
+        }
+        self.part(user, friend)?;
+        self.note_act(Act::FriendRemoved, user, DeviceId::default(), friend);
         match known.friendship {
-            Friendship::WasAsked => Err(RequestError::FriendNotFound),
-            Friendship::Asked => {
-                self.part(user, friend)?;
-                Ok(Output::plain(Reply::Done))
-            }
+            Friendship::Asked | Friendship::WasAsked => Ok(Output::plain(Reply::Done)),
             Friendship::Friends => {
-                self.part(user, friend)?;
                 let told = RemoveFriendPush { friend_id: user.get() }.encode_to_vec();
                 let effect = self.tell(user, friend, REMOVED, told);
                 Ok(Output { result: Ok(Reply::Done), effect })
@@ -190,6 +194,7 @@ impl Batch<'_> {
             created_at_ms: self.now_ms,
         };
         let seq: Seq = self.append_next(to, &body);
+        self.note_message(to, seq, &body);
         Effect::Deliver { body: Arc::new(body), user: to, seq }
     }
 

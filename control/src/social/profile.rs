@@ -5,6 +5,7 @@ use gimbal_codec::{DeviceId, UserId};
 use crate::command::Reply;
 use crate::command::social::ProfileChange;
 use crate::error::RequestError;
+use crate::event::Act;
 use crate::executor::{Batch, Output};
 use crate::store::value::{NameEntry, ProfileRecord, Value as _};
 use crate::store::{StoreError, Table, key};
@@ -41,12 +42,14 @@ impl Batch<'_> {
             }
         }
         self.overlay.put(Table::Account, &key::profile(user), after.to_bytes());
+        self.note_act(Act::ProfileChanged, user, DeviceId::default(), UserId::default());
         Ok(Output::plain(Reply::Done))
     }
 
     pub(super) fn remove_device(&mut self, user: UserId, device: DeviceId) -> Result<Output, RequestError> {
         self.token(user, device)?.ok_or(RequestError::DeviceNotFound)?;
         let effect = self.forget_device(user, device);
+        self.note_act(Act::DeviceRemoved, user, device, UserId::default());
         Ok(Output { result: Ok(Reply::Done), effect })
     }
 

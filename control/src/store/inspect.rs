@@ -4,12 +4,13 @@ use std::fmt::{Debug, Write as _};
 
 use super::key::{
     ACCOUNT_NAME, ACCOUNT_NOT_BEFORE, ACCOUNT_PHONE, ACCOUNT_PROFILE, ACCOUNT_SUBJECT, ACCOUNT_USER,
-    DEVICE_OWNER, IDEM_ENTRY, IDEM_EXPIRY, IDEM_EXPIRY_PREFIX_BYTES, Meta, OfDevice, OfPair,
+    DEVICE_OWNER, EVENT, EVENT_LAST_SEEN, EVENT_ONLINE, IDEM_ENTRY, IDEM_EXPIRY, IDEM_EXPIRY_PREFIX_BYTES,
+    Meta, OfDevice, OfPair,
 };
 use super::value::{
-    AckRecord, BlockRecord, DedupEntry, DedupHead, DeviceRecord, Entry, FriendRecord, IdemEntry, MailboxHead,
-    MetaNumber, NameEntry, NotBefore, Owner, ProfileRecord, SharedBody, SocialCounts, TokenRecord,
-    UserRecord, Value,
+    AckRecord, BlockRecord, DedupEntry, DedupHead, DeviceRecord, Entry, EventRecord, FriendRecord, IdemEntry,
+    LastSeen, MailboxHead, MetaNumber, NameEntry, NotBefore, OnlineRecord, Owner, ProfileRecord, SharedBody,
+    SocialCounts, TokenRecord, UserRecord, Value,
 };
 use super::{Scan, StoreError, Table, View};
 
@@ -42,7 +43,8 @@ pub fn describe(table: Table, key: &[u8], value: &[u8]) -> String {
         Table::Mailbox => mailbox(rest, value),
         Table::Message => message(rest, value),
         Table::Social => social(rest, value),
-        Table::Room | Table::Event => None,
+        Table::Event => event(rest, value),
+        Table::Room => None,
     };
     let text =
         text.unwrap_or_else(|| format!("key not understood: {} = {}", hex::encode(key), hex::encode(value)));
@@ -92,6 +94,19 @@ fn social(key: &[u8], value: &[u8]) -> Option<String> {
             Some(format!("user {user} blocks user {other} = {}", of::<BlockRecord>(value)))
         }
         kind if kind == OfPair::Counts as u8 => Some(format!("user {user} = {}", of::<SocialCounts>(value))),
+        _ => None,
+    }
+}
+
+fn event(key: &[u8], value: &[u8]) -> Option<String> {
+    let (&kind, rest) = key.split_first()?;
+    let first = number(rest, 0)?;
+    match kind {
+        EVENT => Some(format!("event {first:016x} = {}", of::<EventRecord>(value))),
+        EVENT_ONLINE => {
+            Some(format!("user {first} device {} = {}", number(rest, 1)?, of::<OnlineRecord>(value)))
+        }
+        EVENT_LAST_SEEN => Some(format!("user {first} = {}", of::<LastSeen>(value))),
         _ => None,
     }
 }

@@ -23,7 +23,10 @@
 //! | social | partition 2 (of the user), 1, user 8, the other user 8 | `FriendRecord` |
 //! | social | partition 2 (of the user), 2, user 8, the blocked user 8 | `BlockRecord` |
 //! | social | partition 2 (of the user), 3, user 8, 0 (8) | `SocialCounts` |
-//! | room, event | not yet written | |
+//! | event | partition 2 (0), 1, number 8 | `EventRecord` |
+//! | event | partition 2 (of the user), 2, user 8, device 8 | `OnlineRecord` |
+//! | event | partition 2 (of the user), 3, user 8 | `LastSeen` |
+//! | room | not yet written | |
 
 use gimbal_codec::{ClientMessageId, DeviceId, MessageId, Seq, UserId};
 
@@ -41,6 +44,8 @@ pub enum Meta {
     NextUser = 3,
     /// The next device id.
     NextDevice = 4,
+    /// The last event that was trimmed.
+    EventFloor = 6,
 }
 
 impl Meta {
@@ -52,7 +57,7 @@ impl Meta {
 
     /// From the kind byte.
     pub fn from_u8(kind: u8) -> Option<Self> {
-        [Self::Schema, Self::ControlEpoch, Self::NextUser, Self::NextDevice]
+        [Self::Schema, Self::ControlEpoch, Self::NextUser, Self::NextDevice, Self::EventFloor]
             .into_iter()
             .find(|meta| *meta as u8 == kind)
     }
@@ -242,6 +247,42 @@ pub fn mailbox(user: UserId, seq: Seq) -> [u8; 18] {
 /// `message`: a shared body. 10 bytes.
 pub fn message(home: Partition, id: MessageId) -> [u8; 10] {
     concat(&[&home.to_be_bytes(), &id.get().to_be_bytes()])
+}
+
+pub(super) const EVENT: u8 = 1;
+pub(super) const EVENT_ONLINE: u8 = 2;
+pub(super) const EVENT_LAST_SEEN: u8 = 3;
+
+/// `event`: one of the stream. 11 bytes.
+pub fn event(number: u64) -> [u8; 11] {
+    concat(&[&Partition::META.to_be_bytes(), &[EVENT], &number.to_be_bytes()])
+}
+
+/// `event`: a device that is online as the stream has it. 19 bytes.
+pub fn online(user: UserId, device: DeviceId) -> [u8; 19] {
+    concat(&[
+        &Partition::of_user(user).to_be_bytes(),
+        &[EVENT_ONLINE],
+        &user.get().to_be_bytes(),
+        &device.get().to_be_bytes(),
+    ])
+}
+
+/// `event`: what all keys of [`online`] in one partition begin with, and what comes after them.
+pub fn online_range(partition: Partition) -> ([u8; 3], [u8; 3]) {
+    let [high, low] = partition.to_be_bytes();
+    ([high, low, EVENT_ONLINE], [high, low, EVENT_ONLINE + 1])
+}
+
+/// The user and the device at the end of a key of [`online`].
+pub fn device_at_end(key: &[u8]) -> Option<(UserId, DeviceId)> {
+    let [user, device] = *key.last_chunk::<16>()?.as_chunks::<8>().0.first_chunk::<2>()?;
+    Some((UserId::new(u64::from_be_bytes(user)), DeviceId::new(u64::from_be_bytes(device))))
+}
+
+/// `event`: when a user was last online. 11 bytes.
+pub fn last_seen(user: UserId) -> [u8; 11] {
+    concat(&[&Partition::of_user(user).to_be_bytes(), &[EVENT_LAST_SEEN], &user.get().to_be_bytes()])
 }
 
 fn concat<const N: usize>(parts: &[&[u8]]) -> [u8; N] {

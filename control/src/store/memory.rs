@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::{Scan, Store, StoreError, Table, View, Visit};
-use crate::log::Record;
+use crate::log::{Record, Write};
 use crate::partition::Partition;
 
 type Tables = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
@@ -77,10 +77,14 @@ impl Store for MemoryStore {
             for op in record.ops() {
                 let op = op?;
                 let key = (op.table, op.key.to_vec());
-                match op.value {
-                    Some(value) => tables.insert(key, value.to_vec()),
-                    None => tables.remove(&key),
-                };
+                match op.write {
+                    Write::Put(value) => drop(tables.insert(key, value.to_vec())),
+                    Write::Delete => drop(tables.remove(&key)),
+                    Write::DeleteTo(end) => {
+                        let end = (op.table, end.to_vec());
+                        tables.retain(|at, _| *at < key || *at >= end);
+                    }
+                }
             }
         }
         Ok(())

@@ -23,7 +23,7 @@ use super::key::Meta;
 use super::value::{MetaNumber, Value as _};
 use super::wal::{self, WalError};
 use super::{Scan, Store, StoreError, Table, View, Visit};
-use crate::log::Record;
+use crate::log::{Record, Write};
 use crate::partition::Partition;
 
 /// Version of keys and values that this program writes; it opens this one only.
@@ -267,9 +267,11 @@ impl RocksStore {
         for (_, record) in records {
             for op in record.ops() {
                 let op = op?;
-                match op.value {
-                    Some(value) => batch.put_cf(families[op.table as usize], op.key, value),
-                    None => batch.delete_cf(families[op.table as usize], op.key),
+                let family = families[op.table as usize];
+                match op.write {
+                    Write::Put(value) => batch.put_cf(family, op.key, value),
+                    Write::Delete => batch.delete_cf(family, op.key),
+                    Write::DeleteTo(end) => batch.delete_range_cf(family, op.key, end),
                 }
             }
         }

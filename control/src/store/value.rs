@@ -1,6 +1,7 @@
 //! Versioned values. The first byte of each says which form follows; one that this version does not know is an error.
 //! Numbers are unsigned LEB128 varints, signed ones zigzag first; texts and bytes carry their length before them.
 
+mod event;
 mod reader;
 mod social;
 
@@ -9,6 +10,7 @@ use gimbal_codec::{Attach, ClientMessageId, DeviceId, MessageId, Seq, UserId};
 use gimbal_rpc::link::Body;
 
 use crate::command::{DeviceInfo, NewToken, Registered, TokenHash};
+pub use event::{EventKind, EventRecord, LastSeen, OnlineRecord};
 use reader::unzigzag;
 pub use reader::{CorruptValue, Reader};
 pub use social::{FriendRecord, Friendship, NameEntry, ProfileRecord};

@@ -9,7 +9,8 @@ use gimbal_rpc::link::{Down, Grant, Refusal, SendResult};
 use super::{Counters, Job};
 use crate::command::{Admitted, Command, Lane, Reply, ReplyTo, SESSIONS_PAGE_MAX, Sender, SessionRef, Stats};
 use crate::error::RequestError;
-use crate::executor::{Effect, Executor, Output};
+use crate::event::{Kinds, News};
+use crate::executor::{Effect, Executor, Output, Sessions};
 use crate::log::{CommandLog, Record};
 use crate::partition::Partition;
 use crate::route::{Announced, Arrival, Routes};
@@ -22,6 +23,9 @@ pub struct Engine {
     log: Box<dyn CommandLog>,
     store: Arc<dyn Store>,
     counters: Arc<Counters>,
+    news: Arc<News>,
+    /// So many of the routes' changes were told.
+    told: usize,
     /// A commit failed: the executor's cache may hold what is not on disk, so nothing is executed any more.
     failed: bool,
 }
@@ -77,7 +81,47 @@ impl Engine {
     pub fn new(store: Arc<dyn Store>, log: Box<dyn CommandLog>, counters: Arc<Counters>) -> Self {
         let epoch = store.control_epoch();
         let (executor, routes) = (Executor::new(epoch), Routes::new(epoch));
-        Self { executor, routes, log, store, counters, failed: false }
+        Self { executor, routes, log, store, counters, news: Arc::default(), told: 0, failed: false }
+    }
+
+    /// Which kinds of events are written from now on.
+    pub fn set_kinds(&mut self, kinds: Kinds) {
+        self.executor.set_kinds(kinds);
+    }
+
+    /// What others are told after a commit.
+    pub fn news(&self) -> &Arc<News> {
+        &self.news
+    }
+
+    /// Whether sessions began or ended that the event stream does not have yet.
+    pub fn has_changes(&self) -> bool {
+        !self.failed && !self.routes.changes().is_empty()
+    }
+
+    /// Writes them, without waiting for a command that writes anything.
+    pub fn flush_changes(&mut self, now_ms: i64) {
+        if !self.has_changes() {
+            return;
+        }
+        let (_, records) = self.run(&[], now_ms, true);
+        let mut flushed = Executed { jobs: Vec::new(), outputs: Vec::new(), records, now_ms };
+        self.commit(&mut flushed);
+        self.tell();
+    }
+
+    /// What is committed is told, and whose presence has changed.
+    fn tell(&mut self) {
+        let changes = self.routes.changes();
+        self.news.watched.change(changes[self.told..].iter().map(|change| change.user));
+        self.told = changes.len();
+        if self.routes.take_lost() {
+            self.news.lost.notify_one();
+        }
+        let newest = self.executor.newest_event();
+        if !self.failed && *self.news.newest.borrow() != newest {
+            self.news.newest.send_replace(newest);
+        }
     }
 
     /// One batch from its begin to its end: [`Self::execute`], [`Self::commit`], [`Self::release`].
@@ -94,7 +138,7 @@ impl Engine {
         jobs.retain(|job| !job.reply_to.is_given_up());
         self.counters.given_up.add((waiting - jobs.len()) as u64);
         let (outputs, records) =
-            if self.failed { (refuse_all(jobs), Vec::new()) } else { self.run(jobs, now_ms) };
+            if self.failed { (refuse_all(jobs), Vec::new()) } else { self.run(jobs, now_ms, false) };
         let rest = jobs.split_off(outputs.len());
         Executed { jobs: std::mem::replace(jobs, rest), outputs, records, now_ms }
     }
@@ -122,6 +166,7 @@ impl Engine {
         if jobs.is_empty() {
             return;
         }
+        self.routes.set_time(now_ms);
         self.counters.batches.add(1);
         self.counters.commands.add(outputs.len() as u64);
         for (job, output) in jobs.into_iter().zip(outputs) {
@@ -129,6 +174,7 @@ impl Engine {
         }
         self.counters.link_full.add(self.routes.flush());
         self.counters.online.set(self.routes.counts());
+        self.tell();
     }
 
     /// The routes, for inspection.
@@ -136,13 +182,16 @@ impl Engine {
         &self.routes
     }
 
-    fn run(&mut self, jobs: &[Job], now_ms: i64) -> (Vec<Output>, Vec<(Partition, Record)>) {
+    fn run(&mut self, jobs: &[Job], now_ms: i64, is_forced: bool) -> (Vec<Output>, Vec<(Partition, Record)>) {
         let mut outputs = Vec::with_capacity(jobs.len());
         let mut touched = Touched::default();
-        let view = Arc::clone(&self.store);
-        let mut batch = self.executor.begin(&*view, now_ms, self.routes.next_attach());
+        let (view, routes) = (Arc::clone(&self.store), &self.routes);
+        let is_online = |user| routes.is_online(user);
+        let sessions =
+            Sessions { next_attach: routes.next_attach(), changes: routes.changes(), is_online: &is_online };
+        let mut batch = self.executor.begin(&*view, now_ms, sessions);
         for job in jobs {
-            let output = match admit(&self.routes, &touched, &job.command) {
+            let output = match admit(routes, &touched, &job.command) {
                 Admission::Execute => batch.run(&job.command),
                 Admission::Refuse(error) => Output::refused(error),
                 Admission::Wait => break,
@@ -150,7 +199,12 @@ impl Engine {
             touched.add(&job.command, &output);
             outputs.push(output);
         }
-        (outputs, batch.finish())
+        let records = batch.finish(is_forced);
+        if is_forced || !records.is_empty() {
+            self.routes.forget_changes();
+            self.told = 0;
+        }
+        (outputs, records)
     }
 
     fn answer(&mut self, job: Job, output: Output, now_ms: i64) {
@@ -187,6 +241,13 @@ impl Engine {
             }
             Command::ListSessions { user, from, limit } => {
                 Ok(Reply::Sessions(self.routes.page(user, from, limit.clamp(1, SESSIONS_PAGE_MAX))))
+            }
+            Command::Presence { users } => {
+                Ok(Reply::Presence(users.into_iter().map(|user| self.routes.presence(user)).collect()))
+            }
+            Command::PresumeOffline { devices } => {
+                devices.into_iter().for_each(|(user, device)| self.routes.presume_offline(user, device));
+                output.result
             }
             Command::Kick { user, device } => {
                 Ok(Reply::Kicked(self.routes.kick(user, device, CloseReason::Kicked)))
@@ -347,6 +408,8 @@ fn refuse_all(jobs: &[Job]) -> Vec<Output> {
             | Command::GatewayUp { .. }
             | Command::GatewayDown { .. }
             | Command::ListSessions { .. }
+            | Command::Presence { .. }
+            | Command::PresumeOffline { .. }
             | Command::Kick { .. }
             | Command::Stats => Output { result: Ok(Reply::Done), effect: Effect::None },
             _ => Output::refused(RequestError::Unavailable),

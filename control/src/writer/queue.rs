@@ -14,6 +14,17 @@ const DETACHES_MAX: usize = 4096;
 /// Link changes that may wait beyond that: gateways are few, and detaches must not lock them out.
 const LINK_CHANGES_MAX: usize = 1024;
 
+/// What [`Queue::take`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Taken {
+    /// Work; the first of it waited since then.
+    Some(Instant),
+    /// None in time.
+    None,
+    /// None any more.
+    Closed,
+}
+
 pub(super) struct Queue {
     limits: Limits,
     state: Mutex<State>,
@@ -56,16 +67,24 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for work and fills `batch` (empty before) with what fits one commit. Since when the first of them
-    /// waited; `None` when closed and empty.
-    pub(super) fn take(&self, batch: &mut Vec<Job>) -> Option<Instant> {
+    /// Waits for work, not longer than to `until`, and fills `batch` (empty before) with what fits one commit.
+    pub(super) fn take(&self, batch: &mut Vec<Job>, until: Option<Instant>) -> Taken {
         let mut state = self.lock();
         while state.jobs.is_empty() {
             if state.closed {
-                return None;
+                return Taken::Closed;
+            }
+            let patience = until.map(|until| until.saturating_duration_since(clock::now()));
+            if patience.is_some_and(|patience| patience.is_zero()) {
+                return Taken::None;
             }
             state.writer_waits = true;
-            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = match patience {
+                None => self.filled.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(patience) => {
+                    self.filled.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
             state.writer_waits = false;
         }
         let (mut weight, mut bytes, mut since) = (0, 0, None);
@@ -81,7 +100,7 @@ impl Queue {
             state.bytes -= job_bytes(&job);
             batch.push(job);
         }
-        since
+        Taken::Some(since.expect("there was one at least"))
     }
 
     pub(super) fn close(&self) {
@@ -159,6 +178,7 @@ mod tests {
             batch_bytes_max: 100,
             queue_commands_max: 3,
             queue_bytes_max: 4096,
+            ..Limits::default()
         })
     }
 
@@ -196,14 +216,14 @@ mod tests {
         assert_eq!(queue.push_many(&mut jobs), Err(RequestError::Busy));
         assert_eq!(jobs.len(), 1);
         let mut batch = Vec::new();
-        assert!(queue.take(&mut batch).is_some());
+        assert!(matches!(queue.take(&mut batch, None), Taken::Some(_)));
         assert_eq!(batch.len(), 2);
         batch.clear();
-        assert!(queue.take(&mut batch).is_some());
+        assert!(matches!(queue.take(&mut batch, None), Taken::Some(_)));
         assert_eq!((batch.len(), queue.depth()), (1, (0, 0)));
         queue.close();
         batch.clear();
-        assert!(queue.take(&mut batch).is_none());
+        assert_eq!(queue.take(&mut batch, None), Taken::Closed);
         assert_eq!(queue.push(job(Command::Stats)), Err(RequestError::Unavailable));
     }
 }

@@ -20,7 +20,7 @@ async fn synced(rig: &Rig, person: &Person, after: u64, limit: u32) -> v1::SyncR
     rig.messages().sync(person.call(v1::SyncRequest { after, limit })).await.unwrap().into_inner()
 }
 
-async fn attached(gateway: &Gateway, person: &Person, index: u32) -> Attach {
+pub(super) async fn attached(gateway: &Gateway, person: &Person, index: u32) -> Attach {
     gateway.submit(vec![person.sign_in(session(index))]);
     loop {
         match gateway.next().await {
@@ -31,7 +31,7 @@ async fn attached(gateway: &Gateway, person: &Person, index: u32) -> Attach {
     }
 }
 
-fn caller(person: &Person, index: u32, attach: Attach) -> Caller {
+pub(super) fn caller(person: &Person, index: u32, attach: Attach) -> Caller {
     let (user, device) = (UserId::new(person.user), DeviceId::new(person.device));
     Caller { session: session(index), attach, user, device }
 }

@@ -25,6 +25,7 @@ fn is_open<T>(result: Result<Response<T>, Status>) -> bool {
 async fn opened(rig: &Rig, key: &str) -> Vec<Scope> {
     let mut accounts = rig.accounts();
     let mut friends = v1::friends_client::FriendsClient::new(rig.channel.clone());
+    let mut presence = v1::presence_client::PresenceClient::new(rig.channel.clone());
     let register = v1::RegisterDeviceRequest::default();
     let (read, kick) = (v1::ListSessionsRequest::default(), v1::KickRequest::default());
     let open = [
@@ -35,6 +36,7 @@ async fn opened(rig: &Rig, key: &str) -> Vec<Scope> {
         ),
         (Scope::Rooms, is_open(rig.rooms().count(keyed(key, v1::CountRequest::default())).await)),
         (Scope::Friends, is_open(friends.list(keyed(key, v1::ListFriendsRequest::default())).await)),
+        (Scope::Events, is_open(presence.get(keyed(key, v1::GetPresenceRequest::default())).await)),
         (Scope::AdminRead, is_open(rig.admin().list_sessions(keyed(key, read)).await)),
         (Scope::Admin, is_open(rig.admin().kick(keyed(key, kick)).await)),
     ];
@@ -53,7 +55,7 @@ async fn a_key_of_another_role_is_denied() {
         Config { backend_key_file: Some(backend), admin_key_file: Some(admin), ..config(dir.path()) };
     let rig = Rig::with(config).await;
     let of_backend = opened(&rig, "backend-0123456789").await;
-    assert_eq!(of_backend, [Scope::Accounts, Scope::Messages, Scope::Rooms, Scope::Friends]);
+    assert_eq!(of_backend, [Scope::Accounts, Scope::Messages, Scope::Rooms, Scope::Friends, Scope::Events]);
     assert_eq!(opened(&rig, "admin-0123456789ab").await, [Scope::AdminRead, Scope::Admin]);
     rig.stop().await;
 }
@@ -82,7 +84,7 @@ async fn each_scope_opens_its_own_methods_and_metrics_name_the_key() {
     let page = rig.http("/metrics").await.1;
     for line in [
         "gimbal_control_api_calls_total{key=\"rooms-key\",outcome=\"allowed\"} 1",
-        "gimbal_control_api_calls_total{key=\"rooms-key\",outcome=\"no_scope\"} 5",
+        "gimbal_control_api_calls_total{key=\"rooms-key\",outcome=\"no_scope\"} 6",
         "gimbal_control_api_calls_total{key=\"unknown\",outcome=\"refused\"} 1",
     ] {
         assert!(page.contains(line), "{line} is not in\n{page}");

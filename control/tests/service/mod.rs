@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed expectation is what a test is for")]
 
 mod calls;
+mod events;
 mod hostile;
 mod keys;
 mod link;
