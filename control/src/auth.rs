@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use gimbal_codec::{DeviceId, UserId};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tonic::transport::Endpoint;
 
 pub use key_set::KeyError;
 
@@ -84,9 +85,14 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// `jwt`: the keys of `config`, if it names any. Needs a Tokio runtime.
-    pub(crate) fn new(config: &Auth, jwt: Option<Arc<Jwt>>, metrics: Arc<Metrics>) -> Self {
-        let external = External::new(&config.external, &metrics);
+    /// `jwt` and `endpoint`: the keys and the service of `config`, if it names any. Needs a Tokio runtime.
+    pub(crate) fn new(
+        config: &Auth,
+        jwt: Option<Arc<Jwt>>,
+        endpoint: Option<&Endpoint>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let external = endpoint.map(|endpoint| External::new(&config.external, endpoint, &metrics));
         Self { jwt, external, places: Semaphore::new(config.checks_max), metrics }
     }
 

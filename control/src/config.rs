@@ -17,7 +17,7 @@ use bytesize::ByteSize;
 use gimbal_codec::limits;
 use serde::{Deserialize, Serialize};
 
-use tonic::codegen::http::HeaderValue;
+use tonic::{codegen::http::HeaderValue, transport::Endpoint};
 
 pub use crate::front::tls::{TlsError, TlsFiles};
 use crate::{
@@ -298,6 +298,12 @@ pub enum ConfigError {
         /// Why.
         why: &'static str,
     },
+    /// The authority of the external service.
+    #[error("control.auth.external.ca: {path:?} holds no certificate in PEM form")]
+    ExternalCa {
+        /// The file.
+        path: PathBuf,
+    },
     /// The keys of the tokens' issuer.
     #[error("control.auth.jwt: {0}")]
     JwtKeys(#[from] KeyFileError),
@@ -312,6 +318,8 @@ pub struct Checked {
     pub keys: Keys,
     /// The issuer of tokens, if one is configured.
     pub jwt: Option<Arc<Jwt>>,
+    /// The way to the service that answers for tokens, if one is configured.
+    pub(crate) external: Option<Endpoint>,
     /// `--dev`: any code signs in, missing keys are [`DEV_KEY`].
     pub dev: bool,
     /// TLS of the listeners; `None`: plain text.
@@ -336,6 +344,7 @@ impl Config {
         let mut warnings = Vec::new();
         let keys = keys::read(&self, dev, &mut warnings)?;
         let jwt = self.open_jwt(&mut warnings)?;
+        let external = self.auth.external.endpoint()?;
         if dev {
             warnings.insert(0, "--dev: ANY verification code signs in as ANY phone number. Never use it on a reachable host.".into());
             if !self.grpc_listen.ip().is_loopback() {
@@ -347,7 +356,7 @@ impl Config {
         if self.code_issuer == Some(CodeIssuer::Log) {
             warnings.push("verification codes are written to the log".into());
         }
-        Ok(Checked { config: self, keys, jwt, dev, tls, web, warnings })
+        Ok(Checked { config: self, keys, jwt, external, dev, tls, web, warnings })
     }
 
     fn web(&self) -> Result<Web, ConfigError> {

@@ -520,7 +520,7 @@ mod tests {
         let readers = Readers::start(&store, 16).unwrap();
         let writer = Writer::start(store, log, Limits::default(), Box::new(|| 1)).unwrap();
         let metrics = Arc::new(Metrics::new());
-        let gate = Arc::new(Gate::new(&Auth::default(), None, Arc::clone(&metrics)));
+        let gate = Arc::new(Gate::new(&Auth::default(), None, None, Arc::clone(&metrics)));
         Plane::new(writer, readers, Arc::new(Rooms::new(1, 16)), metrics, 1 << 10, gate)
     }
 

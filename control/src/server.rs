@@ -301,7 +301,8 @@ fn plane(store: Arc<dyn Store>, checked: &Checked) -> Result<(Arc<Plane>, Arc<Me
     metrics.read_from(Arc::new(move || vec![key_calls(&keys)]));
     let metrics = Arc::new(metrics);
     let content_bytes_max = usize::try_from(limits.content_bytes_max.as_u64()).unwrap_or(usize::MAX);
-    let gate = Arc::new(Gate::new(&checked.config.auth, checked.jwt.clone(), Arc::clone(&metrics)));
+    let (jwt, external) = (checked.jwt.clone(), checked.external.as_ref());
+    let gate = Arc::new(Gate::new(&checked.config.auth, jwt, external, Arc::clone(&metrics)));
     let plane = Plane::new(writer, readers, rooms, Arc::clone(&metrics), content_bytes_max, gate);
     Ok((Arc::new(plane), metrics))
 }

@@ -44,18 +44,17 @@ enum Answer {
 }
 
 impl External {
-    /// `None`: none is configured. Connects when it is first asked.
-    pub(super) fn new(config: &ExternalConfig, metrics: &Arc<Metrics>) -> Option<Self> {
-        let endpoint = Endpoint::from_shared(config.url.clone()?).expect("a checked URL is one");
-        let channel = endpoint.connect_timeout(config.timeout).timeout(config.timeout).connect_lazy();
-        Some(Self {
+    /// At `endpoint`, to which it connects when it is first asked.
+    pub(super) fn new(config: &ExternalConfig, endpoint: &Endpoint, metrics: &Arc<Metrics>) -> Self {
+        let channel = endpoint.connect_lazy();
+        Self {
             kind: config.kind,
             timeout: config.timeout,
             channel,
             cache: Cache::new(config.cache_ttl, config.cache_entries_max),
             breaker: Breaker::new(config.breaker_failures, config.breaker_pause),
             metrics: Arc::clone(metrics),
-        })
+        }
     }
 
     pub(super) fn forget(&self, user: UserId) {

@@ -1,8 +1,10 @@
 //! Whom beside its own tokens the server believes who a device is.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use serde::{Deserialize, Serialize};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use super::ConfigError;
 
@@ -125,8 +127,10 @@ pub enum ExternalKind {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ExternalConfig {
-    /// URL of the service's gRPC listener, `http://host:port`.
+    /// URL of the service's gRPC listener, `http://host:port` or `https://host:port`.
     pub url: Option<String>,
+    /// PEM: the authority of the service's certificate. Needed with https; read at the start.
+    pub ca: Option<PathBuf>,
     /// What it speaks. Default `gimbal`.
     pub kind: ExternalKind,
     /// Longest wait for an answer. Default 2 s; 10 ms to 10 s.
@@ -148,6 +152,7 @@ impl Default for ExternalConfig {
     fn default() -> Self {
         Self {
             url: None,
+            ca: None,
             kind: ExternalKind::Gimbal,
             timeout: Duration::from_secs(2),
             cache_ttl: Duration::from_secs(60),
@@ -216,14 +221,43 @@ impl JwtConfig {
 }
 
 impl ExternalConfig {
-    fn rules(&self) -> [Rule; 6] {
+    /// The way to the service; connects when it is first asked. `None`: there is none.
+    ///
+    /// # Errors
+    /// When the authority cannot be read, or is none.
+    pub(super) fn endpoint(&self) -> Result<Option<Endpoint>, ConfigError> {
+        let Some(url) = &self.url else { return Ok(None) };
+        let endpoint = Endpoint::from_shared(url.clone()).expect("a checked URL is one");
+        let endpoint = endpoint.connect_timeout(self.timeout).timeout(self.timeout);
+        let Some(path) = &self.ca else { return Ok(Some(endpoint)) };
+        let unusable = ConfigError::ExternalCa { path: path.clone() };
+        let pem = fs::read(path).map_err(|cause| ConfigError::KeyUnreadable {
+            key: "auth.external.ca",
+            path: path.clone(),
+            cause,
+        })?;
+        let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+        if !certificates.is_ok_and(|certificates| !certificates.is_empty()) {
+            return Err(unusable);
+        }
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
+        Ok(Some(endpoint.tls_config(tls).map_err(|_| unusable)?))
+    }
+
+    fn rules(&self) -> [Rule; 7] {
         let (ms, s) = (Duration::from_millis, Duration::from_secs);
         let is_url = |url: &String| {
-            url.starts_with("http://")
+            (url.starts_with("http://") || url.starts_with("https://"))
                 && url.parse::<tonic::codegen::http::Uri>().is_ok_and(|url| url.host().is_some())
         };
+        let is_tls = self.url.as_ref().is_some_and(|url| url.starts_with("https://"));
         [
-            (self.url.as_ref().is_none_or(is_url), "auth.external.url", "must be http://host:port"),
+            (
+                self.url.as_ref().is_none_or(is_url),
+                "auth.external.url",
+                "must be http://host:port or https://host:port",
+            ),
+            (self.ca.is_some() == is_tls, "auth.external.ca", "goes with an https URL, and that with it"),
             ((ms(10)..=s(10)).contains(&self.timeout), "auth.external.timeout", "must be 10 ms to 10 s"),
             (self.cache_ttl <= s(3600), "auth.external.cache_ttl", "must be at most 1 h"),
             (
@@ -283,10 +317,17 @@ mod tests {
             let refused = refused(&with(jwt));
             assert!(refused.starts_with(&format!("control.auth.jwt.{key} ")), "{key}: {refused}");
         }
-        for url in ["https://a:1", "a:1", "http://", "", "unix:/x"] {
-            let external = ExternalConfig { url: Some(url.into()), ..ExternalConfig::default() };
+        for (url, ca, key) in [
+            ("a:1", None, "url"),
+            ("http://", None, "url"),
+            ("", None, "url"),
+            ("unix:/x", None, "url"),
+            ("https://a:1", None, "ca"),
+            ("http://a:1", Some("/ca".into()), "ca"),
+        ] {
+            let external = ExternalConfig { url: Some(url.into()), ca, ..ExternalConfig::default() };
             let refused = refused(&Auth { external, ..Auth::default() });
-            assert!(refused.starts_with("control.auth.external.url"), "{url}: {refused}");
+            assert!(refused.starts_with(&format!("control.auth.external.{key} ")), "{url}: {refused}");
         }
     }
 }

@@ -27,13 +27,20 @@ use gimbal_rpc::{
         authenticator_server::{Authenticator, AuthenticatorServer},
     },
 };
+use rcgen::ExtendedKeyUsagePurpose;
 use ring::hmac;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Code, Request, Response, Status, body::Body, codegen::http, transport::Server};
+use tonic::{
+    Code, Request, Response, Status,
+    body::Body,
+    codegen::http,
+    transport::{Identity, Server, ServerTlsConfig},
+};
 
 use super::rig::{Gateway, Person, Rig, config, keyed, session, why};
+use super::tls::Authority;
 
 const SECRET: &str = "a secret that an issuer shares with us";
 const DEVICE: u64 = 1 << 40;
@@ -343,6 +350,44 @@ fn external(dir: &Path, external: ExternalConfig) -> Config {
 
 fn about(user_id: u64, device_id: u64) -> v1::AuthenticateReply {
     v1::AuthenticateReply { user_id, device_id, expires_at_ms: 0 }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_is_asked_over_tls_by_its_authority_and_by_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (authority, other) = (Authority::new(), Authority::new());
+    let (certificate, key) = authority.sign("localhost", ExtendedKeyUsagePurpose::ServerAuth);
+    let service = Arc::new(Service::default());
+    service.say("good", Ok(about(0, 0)));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    let tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key));
+    let serving = AuthenticatorServer::new(Serving(Arc::clone(&service)));
+    let router = Server::builder().tls_config(tls).unwrap().add_service(serving);
+    let _serving = tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
+    let ca = dir.path().join("ca.pem");
+    let config = |name: &str| {
+        let config = ExternalConfig {
+            url: Some(url.clone()),
+            ca: Some(ca.clone()),
+            timeout: Duration::from_secs(10),
+            ..ExternalConfig::default()
+        };
+        external(&dir.path().join(name), config)
+    };
+    let refused = |name| config(name).check(true).err().unwrap().to_string();
+    assert!(refused("none").contains("auth.external.ca: cannot read"), "{}", refused("none"));
+    std::fs::write(&ca, "no certificate").unwrap();
+    assert!(refused("none").contains("holds no certificate"), "{}", refused("none"));
+    for (pem, expected) in [(&other.pem, Err(code::UNAVAILABLE)), (&authority.pem, Ok(7))] {
+        std::fs::write(&ca, pem).unwrap();
+        let rig = Rig::with(config("data")).await;
+        let gateway = rig.gateway(1);
+        assert_eq!(sign_in(&gateway, &person(7, 8, "good".into()), 0).await, expected);
+        assert_eq!(service.calls(), u64::from(expected.is_ok()), "no token goes to whom we do not know");
+        drop(gateway);
+        rig.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
