@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -179,15 +180,18 @@ impl fmt::Debug for KeyHash {
     }
 }
 
+/// A key's name, or a certificate's role.
+pub type KeyName = Arc<str>;
+
 /// A key that was read.
 #[derive(Clone, Debug)]
 pub(crate) struct NamedKey {
-    pub(crate) name: Box<str>,
+    pub(crate) name: KeyName,
     pub(crate) hash: KeyHash,
     pub(crate) scopes: Scopes,
 }
 
-/// All keys, with how often each was shown. Clones share the counts.
+/// All keys, with how often each was shown. Clones share all of it.
 #[derive(Clone, Debug)]
 pub struct Keys {
     shared: Arc<Shared>,
@@ -195,27 +199,46 @@ pub struct Keys {
 
 #[derive(Debug)]
 struct Shared {
-    entries: Box<[Entry]>,
+    entries: ArcSwap<Box<[Entry]>>,
     unknown: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Entry {
     key: NamedKey,
+    uses: Arc<Uses>,
+}
+
+#[derive(Debug, Default)]
+struct Uses {
     allowed: AtomicU64,
     denied: AtomicU64,
 }
 
 impl Keys {
     pub(crate) fn new(keys: Vec<NamedKey>) -> Self {
-        let entry = |key| Entry { key, allowed: AtomicU64::new(0), denied: AtomicU64::new(0) };
-        let shared = Shared { entries: keys.into_iter().map(entry).collect(), unknown: AtomicU64::new(0) };
+        let entries = keys.into_iter().map(|key| Entry { key, uses: Arc::default() }).collect();
+        let shared = Shared { entries: ArcSwap::from_pointee(entries), unknown: AtomicU64::new(0) };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// From now on the keys of `newer` count, for all clones; those of a name that was known go on with its counts.
+    pub(crate) fn replace(&self, newer: &Self) {
+        let old = self.shared.entries.load();
+        let entry = |newer: &Entry| {
+            let known = old.iter().find(|known| known.key.name == newer.key.name);
+            Entry {
+                key: newer.key.clone(),
+                uses: known.map_or_else(Arc::default, |known| Arc::clone(&known.uses)),
+            }
+        };
+        let entries = newer.shared.entries.load().iter().map(entry).collect();
+        self.shared.entries.store(Arc::new(entries));
     }
 
     /// Whether any key has `scope`.
     pub fn serve(&self, scope: Scope) -> bool {
-        self.shared.entries.iter().any(|entry| entry.key.scopes.has(scope))
+        self.shared.entries.load().iter().any(|entry| entry.key.scopes.has(scope))
     }
 
     /// Checks the certificate of the connection, if it stands for something, or else `authorization: Bearer <key>`, and gives
@@ -224,7 +247,7 @@ impl Keys {
     /// # Errors
     /// [`RequestError::NotSignedIn`] without a key or with one that nobody has;
     /// [`RequestError::NoScope`] with a key or a certificate that may not do this.
-    pub fn check(&self, scope: Scope, metadata: &MetadataMap) -> Result<&str, RequestError> {
+    pub fn check(&self, scope: Scope, metadata: &MetadataMap) -> Result<KeyName, RequestError> {
         self.check_any(&[scope], metadata)
     }
 
@@ -232,42 +255,29 @@ impl Keys {
     ///
     /// # Errors
     /// As there; the first scope is named.
-    pub fn check_any(&self, any: &[Scope], metadata: &MetadataMap) -> Result<&str, RequestError> {
+    pub fn check_any(&self, any: &[Scope], metadata: &MetadataMap) -> Result<KeyName, RequestError> {
         if let Some(role) = Role::certified(metadata) {
             if any.iter().any(|&scope| role.scopes().has(scope)) {
-                return Ok(role.name());
+                return Ok(role.name().into());
             }
             if bearer(metadata).is_none() {
                 return Err(RequestError::NoScope { scope: any[0].name() });
             }
         }
         let scopes = any.iter().fold(Scopes::default(), |all, scope| all.with(Scopes(1 << *scope as u8)));
-        let found = bearer(metadata).and_then(|shown| self.find(scopes, shown));
+        let entries = self.shared.entries.load();
+        let found = bearer(metadata).and_then(|shown| find(&entries, scopes, shown));
         let Some(entry) = found else {
             self.shared.unknown.fetch_add(1, Ordering::Relaxed);
             return Err(RequestError::NotSignedIn);
         };
         if entry.key.scopes.meets(scopes) {
-            entry.allowed.fetch_add(1, Ordering::Relaxed);
-            Ok(&entry.key.name)
+            entry.uses.allowed.fetch_add(1, Ordering::Relaxed);
+            Ok(Arc::clone(&entry.key.name))
         } else {
-            entry.denied.fetch_add(1, Ordering::Relaxed);
+            entry.uses.denied.fetch_add(1, Ordering::Relaxed);
             Err(RequestError::NoScope { scope: any.first().map_or("", |scope| scope.name()) })
         }
-    }
-
-    /// All are compared, as hashes and each in constant time, so that time tells nothing about which one came close. Of
-    /// equal ones, as there may be with `--dev`, one with the scope.
-    fn find(&self, scopes: Scopes, shown: &str) -> Option<&Entry> {
-        let shown = KeyHash::of(shown);
-        let mut found: Option<&Entry> = None;
-        for entry in &self.shared.entries {
-            let is_shown = entry.key.hash.same(&shown);
-            if is_shown && found.is_none_or(|found| !found.key.scopes.meets(scopes)) {
-                found = Some(entry);
-            }
-        }
-        found
     }
 
     /// How often each key was let in and refused, for metrics: key's name, outcome, count.
@@ -276,10 +286,24 @@ impl Keys {
         let of = |entry: &Entry| {
             let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
             let name = || entry.key.name.to_string();
-            [(name(), "allowed", count(&entry.allowed)), (name(), "no_scope", count(&entry.denied))]
+            [(name(), "allowed", count(&entry.uses.allowed)), (name(), "no_scope", count(&entry.uses.denied))]
         };
-        self.shared.entries.iter().flat_map(of).chain([unknown]).collect()
+        self.shared.entries.load().iter().flat_map(of).chain([unknown]).collect()
     }
+}
+
+/// All are compared, as hashes and each in constant time, so that time tells nothing about which one came close. Of
+/// equal ones, as there may be with `--dev`, one with the scope.
+fn find<'a>(entries: &'a [Entry], scopes: Scopes, shown: &str) -> Option<&'a Entry> {
+    let shown = KeyHash::of(shown);
+    let mut found: Option<&Entry> = None;
+    for entry in entries {
+        let is_shown = entry.key.hash.same(&shown);
+        if is_shown && found.is_none_or(|found| !found.key.scopes.meets(scopes)) {
+            found = Some(entry);
+        }
+    }
+    found
 }
 
 /// Whether a bearer key is shown at all, or a certificate that stands for something.
@@ -315,9 +339,9 @@ mod tests {
             key("root", "r", &[Scope::Admin]),
         ]);
         let check = |scope, value: &str| keys.check(scope, &shown(value));
-        assert_eq!(check(Scope::Messages, "Bearer o"), Ok("orders"));
-        assert_eq!(check(Scope::AdminRead, "bearer w"), Ok("watch"));
-        assert_eq!(check(Scope::AdminRead, "Bearer r"), Ok("root"), "who may do it may look at it");
+        assert_eq!(check(Scope::Messages, "Bearer o"), Ok("orders".into()));
+        assert_eq!(check(Scope::AdminRead, "bearer w"), Ok("watch".into()));
+        assert_eq!(check(Scope::AdminRead, "Bearer r"), Ok("root".into()), "who may do it may look at it");
         for (scope, value) in
             [(Scope::Rooms, "Bearer o"), (Scope::Admin, "Bearer w"), (Scope::Link, "Bearer r")]
         {
@@ -328,7 +352,7 @@ mod tests {
         }
         assert_eq!(keys.check(Scope::Messages, &MetadataMap::new()), Err(RequestError::NotSignedIn));
         let both = [Scope::Rooms, Scope::Admin];
-        assert_eq!(keys.check_any(&both, &shown("Bearer r")), Ok("root"));
+        assert_eq!(keys.check_any(&both, &shown("Bearer r")), Ok("root".into()));
         let looks = keys.check_any(&both, &shown("Bearer w"));
         assert_eq!(looks, Err(RequestError::NoScope { scope: "rooms" }), "to look is not to do");
         let count = |name: &str, outcome: &str| {
@@ -344,7 +368,7 @@ mod tests {
         let keys =
             Keys::new(vec![key("a", "dev", &[Scope::Rooms]), key("b", "dev", &[Scope::Admin, Scope::Link])]);
         for (scope, name) in [(Scope::Rooms, "a"), (Scope::Admin, "b"), (Scope::Link, "b")] {
-            assert_eq!(keys.check(scope, &shown("Bearer dev")), Ok(name));
+            assert_eq!(keys.check(scope, &shown("Bearer dev")), Ok(name.into()));
         }
         let refused = keys.check(Scope::Messages, &shown("Bearer dev"));
         assert_eq!(refused, Err(RequestError::NoScope { scope: "messages" }));

@@ -9,7 +9,10 @@ use std::{
     net::{IpAddr, Ipv6Addr},
     os::unix::fs::OpenOptionsExt as _,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -115,7 +118,7 @@ impl From<CodeError> for Status {
 pub struct Codes {
     issuer: Issuer,
     any_code_signs_in: bool,
-    per_address_max: u32,
+    per_address_max: AtomicU32,
     waiting: Mutex<Waiting>,
 }
 
@@ -161,8 +164,13 @@ impl Codes {
                 Issuer::File { path: path.clone(), file: Mutex::new(file) }
             }
         };
-        let per_address_max = config.config.limits.codes_per_address;
+        let per_address_max = AtomicU32::new(config.config.limits.codes_per_address);
         Ok(Self { issuer, any_code_signs_in: config.dev, per_address_max, waiting: Mutex::default() })
+    }
+
+    /// From now on one address may ask for so many within [`WINDOW`]; 0: any number.
+    pub(crate) fn set_per_address_max(&self, per_address_max: u32) {
+        self.per_address_max.store(per_address_max, Ordering::Relaxed);
     }
 
     /// Makes a code for `phone` (already checked for its form) and has the issuer tell it. The code's lifetime is
@@ -184,9 +192,10 @@ impl Codes {
         {
             let mut waiting = self.lock();
             waiting.forget(now);
-            let counted = from.filter(|_| self.per_address_max > 0).map(source);
+            let per_address_max = self.per_address_max.load(Ordering::Relaxed);
+            let counted = from.filter(|_| per_address_max > 0).map(source);
             if let Some(from) = counted {
-                waiting.check_address(from, self.per_address_max, now)?;
+                waiting.check_address(from, per_address_max, now)?;
             }
             waiting.issue(phone, code, now)?;
             if let Some(from) = counted {
@@ -490,8 +499,8 @@ mod tests {
 
     #[test]
     fn one_address_gets_so_many_codes_an_hour_for_whatever_phones() {
-        let (_dir, mut codes, _) = with_file();
-        codes.per_address_max = 3;
+        let (_dir, codes, _) = with_file();
+        codes.set_per_address_max(3);
         let start = clock::now();
         let [host, same, other] = ["2001:db8::1", "2001:db8::ffff:2", "192.0.2.1"].map(|a| a.parse().ok());
         for (phone, from) in [("1", host), ("2", same), ("3", host)] {

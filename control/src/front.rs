@@ -12,10 +12,11 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use hyper::{
     Request, Response,
     body::{Body, Incoming},
@@ -28,7 +29,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::watch,
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep},
 };
@@ -55,7 +56,7 @@ pub type Count = Arc<dyn Fn(&'static str) + Send + Sync>;
 type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// The bounds of one listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     /// Connections at a time.
     pub(crate) connections_max: usize,
@@ -70,7 +71,8 @@ pub(crate) struct Bounds {
 /// A listener with its bounds.
 pub(crate) struct Front {
     pub(crate) listener: TcpListener,
-    pub(crate) bounds: Bounds,
+    /// They may be others later, for connections that come then.
+    pub(crate) bounds: Arc<ArcSwap<Bounds>>,
     pub(crate) http: auto::Builder<TokioExecutor>,
     /// `None`: plain text.
     pub(crate) tls: Option<Tls>,
@@ -89,13 +91,9 @@ impl Front {
         B::Error: Into<BoxError>,
     {
         let Self { listener, bounds, http, tls, count } = self;
-        let places = Arc::new(Places {
-            all: Arc::new(Semaphore::new(bounds.connections_max)),
-            by_address: Mutex::default(),
-            per_address_max: bounds.per_address_max,
-        });
+        let places = Arc::new(Places { taken: Mutex::default(), bounds: Arc::clone(&bounds) });
         let shared = Arc::new(Shared { bounds, http, tls, count });
-        let (ending, ended) = tokio::sync::watch::channel(false);
+        let (ending, ended) = watch::channel(false);
         let mut connections = JoinSet::new();
         let mut stop = pin!(stop);
         loop {
@@ -132,7 +130,7 @@ impl Front {
 }
 
 struct Shared {
-    bounds: Bounds,
+    bounds: Arc<ArcSwap<Bounds>>,
     http: auto::Builder<TokioExecutor>,
     tls: Option<Tls>,
     count: Count,
@@ -158,7 +156,7 @@ impl Shared {
         }
         match &self.tls {
             None => self.converse(socket, Peer::new(address, None), respond, ended).await,
-            Some(tls) => match tls.accept(socket, self.bounds.first_bytes).await {
+            Some(tls) => match tls.accept(socket, self.bounds.load().first_bytes).await {
                 Ok((stream, role)) => {
                     self.converse(stream, Peer::new(address, role), respond, ended).await;
                 }
@@ -182,11 +180,12 @@ impl Shared {
             request.extensions_mut().insert(of_calls.clone());
             respond(request)
         });
-        let io = TokioIo::new(Guarded::new(stream, self.bounds.first_bytes));
+        let Bounds { first_bytes, life, .. } = **self.bounds.load();
+        let io = TokioIo::new(Guarded::new(stream, first_bytes));
         let mut connection = pin!(self.http.serve_connection(io, service));
         let mut looks = interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let life = self.bounds.life.unwrap_or(Duration::MAX);
+        let life = life.unwrap_or(Duration::MAX);
         let (mut ended, mut life, mut is_ending) = (pin!(ended), pin!(sleep(life)), false);
         loop {
             tokio::select! {
@@ -254,6 +253,11 @@ fn end_reason(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     reason
 }
 
+/// Returns when the flag is raised or its owner is gone.
+pub(crate) async fn raised(mut flag: watch::Receiver<bool>) {
+    let _ = flag.wait_for(|raised| *raised).await;
+}
+
 /// How requests are read; both protocols are bounded alike.
 pub(crate) fn http_builder(head_deadline: Duration) -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
@@ -268,23 +272,35 @@ pub(crate) fn http_builder(head_deadline: Duration) -> auto::Builder<TokioExecut
 
 /// Who may still come.
 struct Places {
-    all: Arc<Semaphore>,
-    by_address: Mutex<HashMap<IpAddr, usize>>,
-    per_address_max: usize,
+    bounds: Arc<ArcSwap<Bounds>>,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Default)]
+struct Taken {
+    all: usize,
+    by_address: HashMap<IpAddr, usize>,
 }
 
 impl Places {
     /// A place for a connection from `address`, or why there is none.
     fn take(self: &Arc<Self>, address: IpAddr) -> Result<Place, &'static str> {
-        let any = Arc::clone(&self.all).try_acquire_owned().map_err(|_| "connections_full")?;
-        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = by_address.entry(address).or_default();
-        if *count >= self.per_address_max {
+        let bounds = self.bounds.load();
+        let mut taken = self.taken();
+        if taken.all >= bounds.connections_max {
+            return Err("connections_full");
+        }
+        let count = taken.by_address.get(&address).copied().unwrap_or_default();
+        if count >= bounds.per_address_max {
             return Err("connections_per_address");
         }
-        *count += 1;
-        drop(by_address);
-        Ok(Place { places: Arc::clone(self), address, _any: any })
+        taken.all += 1;
+        taken.by_address.insert(address, count + 1);
+        Ok(Place { places: Arc::clone(self), address })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -292,16 +308,16 @@ impl Places {
 struct Place {
     places: Arc<Places>,
     address: IpAddr,
-    _any: OwnedSemaphorePermit,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut by_address = self.places.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_address.get_mut(&self.address) {
+        let mut taken = self.places.taken();
+        taken.all -= 1;
+        if let Some(count) = taken.by_address.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
-                by_address.remove(&self.address);
+                taken.by_address.remove(&self.address);
             }
         }
     }
@@ -330,6 +346,7 @@ mod tests {
         let of_front = Arc::clone(&counted);
         let count: Count = Arc::new(move |reason| of_front.lock().unwrap().push(reason));
         let http = http_builder(Duration::from_millis(50)).http1_only();
+        let bounds = Arc::new(ArcSwap::from_pointee(bounds));
         let front = Front { listener, bounds, http, tls: None, count };
         (address, counted, tokio::spawn(front.serve(respond, std::future::pending())))
     }
@@ -383,18 +400,21 @@ mod tests {
 
     #[test]
     fn places_are_bounded_in_all_and_by_address_and_leave_nothing_behind() {
-        let places = Arc::new(Places {
-            all: Arc::new(Semaphore::new(3)),
-            by_address: Mutex::default(),
-            per_address_max: 2,
-        });
+        let bounds = |connections_max| Bounds { connections_max, per_address_max: 2, ..bounds() };
+        let live = Arc::new(ArcSwap::from_pointee(bounds(3)));
+        let places = Arc::new(Places { bounds: Arc::clone(&live), taken: Mutex::default() });
         let [one, two] = [[127, 0, 0, 1], [127, 0, 0, 2]].map(IpAddr::from);
         let mut held = vec![places.take(one).ok().unwrap(), places.take(one).ok().unwrap()];
         assert_eq!(places.take(one).err(), Some("connections_per_address"));
         held.push(places.take(two).ok().unwrap());
         assert_eq!(places.take(two).err(), Some("connections_full"));
+        live.store(Arc::new(bounds(4)));
+        held.push(places.take(two).ok().unwrap());
+        live.store(Arc::new(bounds(1)));
+        held.truncate(1);
+        assert_eq!(places.take(two).err(), Some("connections_full"), "what is there stays, and counts");
         held.clear();
-        assert!(places.by_address.lock().unwrap().is_empty());
+        assert!(places.taken().by_address.is_empty());
         assert!(places.take(one).is_ok());
     }
 }

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use axum::{
     Router,
     extract::State,
@@ -45,25 +46,30 @@ pub async fn serve_pages(
     count: Count,
     stop: impl Future<Output = ()>,
 ) {
-    serve_pages_over(listener, pages, connections_max, None, count, stop).await;
+    let bounds = Arc::new(ArcSwap::from_pointee(page_bounds(connections_max)));
+    serve_pages_over(listener, pages, bounds, None, count, stop).await;
 }
 
-/// As [`serve_pages`], with TLS if there is any.
-pub(crate) async fn serve_pages_over(
-    listener: TcpListener,
-    pages: Router,
-    connections_max: usize,
-    tls: Option<Tls>,
-    count: Count,
-    stop: impl Future<Output = ()>,
-) {
-    let bounds = Bounds {
+/// Of a listener of pages.
+pub(crate) fn page_bounds(connections_max: usize) -> Bounds {
+    Bounds {
         connections_max,
         // A stranger must not keep the balancer away.
         per_address_max: connections_max.div_ceil(4),
         first_bytes: HEAD_DEADLINE,
         life: Some(LIFE),
-    };
+    }
+}
+
+/// As [`serve_pages`], with TLS if there is any, and bounds that may change.
+pub(crate) async fn serve_pages_over(
+    listener: TcpListener,
+    pages: Router,
+    bounds: Arc<ArcSwap<Bounds>>,
+    tls: Option<Tls>,
+    count: Count,
+    stop: impl Future<Output = ()>,
+) {
     let http = front::http_builder(HEAD_DEADLINE).http1_only();
     let respond = move |request: Request<Incoming>| {
         let mut pages = pages.clone();

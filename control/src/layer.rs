@@ -2,6 +2,7 @@
 
 mod answer;
 mod deadline;
+mod seats;
 mod web;
 
 use std::{
@@ -17,7 +18,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{
     Code, Status,
     body::Body,
@@ -31,9 +31,11 @@ use crate::{
     clock,
     error::RequestError,
     front::Peer,
+    live::LiveLimits,
     metrics::{CallLabels, MethodLabels, Metrics},
 };
 use answer::Answer;
+use seats::{Seat, Seats};
 use web::Access;
 pub(crate) use web::Web;
 
@@ -103,32 +105,23 @@ struct Shared {
     metrics: Arc<Metrics>,
     control_epoch: u32,
     calls: AtomicU64,
-    places: Arc<Semaphore>,
-    streams: Arc<Semaphore>,
-    deadline: Duration,
+    calls_under_way: Arc<Seats>,
+    streams: Arc<Seats>,
+    /// Of them the number of calls, and the time for each.
+    limits: LiveLimits,
     web: Web,
 }
 
-/// Bounds of calls.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CallBounds {
-    /// Calls at a time.
-    pub(crate) calls_max: usize,
-    /// Each is answered within it.
-    pub(crate) deadline: Duration,
-}
-
 impl CallLayer {
-    /// With the services' message sizes `bounds` bound what callers make the process hold before their credentials are seen.
-    pub(crate) fn new(metrics: Arc<Metrics>, control_epoch: u32, bounds: CallBounds, web: Web) -> Self {
-        let CallBounds { calls_max, deadline } = bounds;
+    /// With the services' message sizes `limits` bound what callers make the process hold before their credentials are seen.
+    pub(crate) fn new(metrics: Arc<Metrics>, control_epoch: u32, limits: LiveLimits, web: Web) -> Self {
         let shared = Shared {
             metrics,
             control_epoch,
             calls: AtomicU64::new(0),
-            places: Arc::new(Semaphore::new(calls_max)),
-            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
-            deadline,
+            calls_under_way: Arc::default(),
+            streams: Arc::default(),
+            limits,
             web,
         };
         Self { shared: Arc::new(shared) }
@@ -213,9 +206,13 @@ impl Shared {
         let asked = deadline::asked(request.headers()).map_err(|_| {
             Status::invalid_argument("grpc-timeout is not a number of at most 8 digits and a unit")
         })?;
-        let within = asked.map_or(self.deadline, |asked| asked.min(self.deadline));
-        let places = if is_stream(method) { &self.streams } else { &self.places };
-        let place = Arc::clone(places).try_acquire_owned().map_err(|_| RequestError::Busy)?;
+        let limits = self.limits.get();
+        let within = asked.map_or(limits.call_deadline, |asked| asked.min(limits.call_deadline));
+        let place = match is_stream(method) {
+            true => self.streams.take(STREAMS_MAX),
+            false => self.calls_under_way.take(limits.calls_max),
+        };
+        let place = place.ok_or(RequestError::Busy)?;
         Ok(Admitted { place: Some(place), within: Some(within) })
     }
 
@@ -225,7 +222,7 @@ impl Shared {
         &self,
         admitted: Result<Admitted, Status>,
         call: impl Future<Output = T>,
-    ) -> Result<(T, Option<OwnedSemaphorePermit>), Status> {
+    ) -> Result<(T, Option<Seat>), Status> {
         let Admitted { place, within } = admitted?;
         let Some(within) = within else { return Ok((call.await, place)) };
         let answer = tokio::time::timeout(within, call).await.map_err(|_| {
@@ -239,7 +236,7 @@ impl Shared {
         &self,
         method: &'static str,
         response: http::Response<Body>,
-        place: Option<OwnedSemaphorePermit>,
+        place: Option<Seat>,
         peer: Option<&Peer>,
     ) -> http::Response<Body> {
         if method == LINK {
@@ -283,7 +280,7 @@ impl Shared {
 
 /// What a call was granted.
 struct Admitted {
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Seat>,
     within: Option<Duration>,
 }
 
@@ -362,6 +359,7 @@ impl<F: Future> Future for Caught<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Limits;
 
     #[derive(Clone)]
     struct Handler;
@@ -387,8 +385,9 @@ mod tests {
         }
     }
 
-    fn bounds(calls_max: usize, deadline_ms: u64) -> CallBounds {
-        CallBounds { calls_max, deadline: Duration::from_millis(deadline_ms) }
+    fn bounds(calls_max: usize, deadline_ms: u64) -> LiveLimits {
+        let call_deadline = Duration::from_millis(deadline_ms);
+        LiveLimits::new(Limits { calls_max, call_deadline, ..Limits::default() })
     }
 
     async fn call(layer: &CallLayer, path: &str, id: Option<&str>) -> http::Response<Body> {

@@ -23,6 +23,7 @@ pub mod http;
 pub mod idempotency;
 mod layer;
 mod link_server;
+mod live;
 pub mod log;
 pub mod mailbox;
 pub mod metrics;

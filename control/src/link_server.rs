@@ -20,7 +20,9 @@ use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataValue}
 
 use crate::{
     api_key::{Keys, Scope},
+    config::Limits,
     layer::Caught,
+    live::LiveLimits,
     metrics::Metrics,
     plane::{LinkHandle, Place, Plane},
 };
@@ -49,12 +51,22 @@ pub(crate) struct LinkLimits {
     pub(crate) lease: Duration,
 }
 
+impl LinkLimits {
+    fn of(limits: &Limits) -> Self {
+        Self {
+            items_max: limits.link_items_max,
+            bytes_max: usize::try_from(limits.link_bytes_max.as_u64()).unwrap_or(usize::MAX),
+            lease: limits.gateway_lease,
+        }
+    }
+}
+
 /// The service.
 pub(crate) struct LinkService {
     pub(crate) plane: Arc<Plane>,
     pub(crate) keys: Keys,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) limits: LinkLimits,
+    pub(crate) limits: LiveLimits,
     pub(crate) control_epoch: u32,
     /// True once the server stops.
     pub(crate) stop: watch::Receiver<bool>,
@@ -68,7 +80,7 @@ impl Link for LinkService {
         &self,
         request: Request<Streaming<pb::UpBatch>>,
     ) -> Result<Response<Self::OpenStream>, Status> {
-        tracing::Span::current().record("key", self.keys.check(Scope::Link, request.metadata())?);
+        tracing::Span::current().record("key", &*self.keys.check(Scope::Link, request.metadata())?);
         let mut incoming = request.into_inner();
         let first = timeout(HELLO_DEADLINE, incoming.message())
             .await
@@ -78,7 +90,8 @@ impl Link for LinkService {
             .ok_or_else(|| refused(Code::InvalidArgument, "no_hello", "the first batch has no hello"))?;
         let hello = Hello::try_from(hello)
             .map_err(|error| refused(Code::InvalidArgument, "bad_hello", &error.to_string()))?;
-        let queue = Arc::new(Queue::new(self.limits));
+        let limits = LinkLimits::of(&self.limits.get());
+        let queue = Arc::new(Queue::new(limits));
         let down = Arc::clone(&queue) as Arc<dyn Downlink>;
         let handle = self
             .plane
@@ -93,7 +106,7 @@ impl Link for LinkService {
             queue,
             metrics: Arc::clone(&self.metrics),
             stop: self.stop.clone(),
-            lease: self.limits.lease,
+            lease: limits.lease,
         };
         tokio::spawn(connection.run(hello, incoming, outgoing));
         Ok(Response::new(ReceiverStream::new(stream)))

@@ -21,6 +21,7 @@ use crate::{
     auth::{Claimed, Gate, Way},
     command::{Command, Lane, Proof, ReplyTo, Sender, SessionRef, TokenHash},
     error::RequestError,
+    live::LiveLimits,
     metrics::Metrics,
     reader::Readers,
     room::{Publish, Published, Rooms, message_frame},
@@ -40,7 +41,7 @@ struct Shared {
     readers: Readers,
     rooms: Arc<Rooms>,
     metrics: Arc<Metrics>,
-    content_bytes_max: usize,
+    limits: LiveLimits,
     gate: Arc<Gate>,
     checks: Checks,
     /// Links by rising lane; few, read far more often than changed.
@@ -118,7 +119,7 @@ impl Plane {
         readers: Readers,
         rooms: Arc<Rooms>,
         metrics: Arc<Metrics>,
-        content_bytes_max: usize,
+        limits: LiveLimits,
         gate: Arc<Gate>,
     ) -> Self {
         let shared = Shared {
@@ -126,7 +127,7 @@ impl Plane {
             readers,
             rooms,
             metrics,
-            content_bytes_max,
+            limits,
             gate,
             checks: Checks::new(),
             links: ArcSwap::default(),
@@ -276,7 +277,11 @@ impl Link {
 
 impl Shared {
     fn check_content(&self, content: &[u8]) -> Result<(), RequestError> {
-        if content.len() > self.content_bytes_max { Err(RequestError::ContentTooLarge) } else { Ok(()) }
+        if content.len() > self.limits.content_bytes_max() {
+            Err(RequestError::ContentTooLarge)
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether the gateway took it; if not, that is counted.
@@ -520,8 +525,9 @@ mod tests {
         let readers = Readers::start(&store, 16).unwrap();
         let writer = Writer::start(store, log, Limits::default(), Box::new(|| 1)).unwrap();
         let metrics = Arc::new(Metrics::new());
+        let limits = LiveLimits::new(crate::config::Limits::default());
         let gate = Arc::new(Gate::new(&Auth::default(), None, None, Arc::clone(&metrics)));
-        Plane::new(writer, readers, Arc::new(Rooms::new(1, 16)), metrics, 1 << 10, gate)
+        Plane::new(writer, readers, Arc::new(Rooms::new(1, 16)), metrics, limits, gate)
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub struct Rooms {
     control_epoch: u32,
     lives: AtomicU64,
     count: AtomicUsize,
-    rooms_max: usize,
+    rooms_max: AtomicUsize,
 }
 
 /// One life of one room.
@@ -82,8 +82,13 @@ impl Rooms {
             control_epoch,
             lives: AtomicU64::new(1),
             count: AtomicUsize::new(0),
-            rooms_max,
+            rooms_max: AtomicUsize::new(rooms_max),
         }
+    }
+
+    /// From now on; rooms that are there stay.
+    pub(crate) fn set_rooms_max(&self, rooms_max: usize) {
+        self.rooms_max.store(rooms_max, Ordering::Relaxed);
     }
 
     /// How many members `room` has on one shard of one gateway; 0 ends its interest.
@@ -96,7 +101,7 @@ impl Rooms {
             if members == 0 {
                 return Ok(());
             }
-            if self.count.fetch_add(1, Ordering::Relaxed) >= self.rooms_max {
+            if self.count.fetch_add(1, Ordering::Relaxed) >= self.rooms_max.load(Ordering::Relaxed) {
                 self.count.fetch_sub(1, Ordering::Relaxed);
                 return Err(RoomsFull);
             }

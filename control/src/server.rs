@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use gimbal_rpc::{
     DESCRIPTORS,
     link_v1::link_server::LinkServer,
@@ -32,10 +33,11 @@ use crate::{
     command::{CONTENT_BYTES_MAX, PUSH_USERS_MAX},
     config::{Checked, Limits},
     event::{Kinds, trim::Trim},
-    front::{self, Asked, Bounds, Count, Front, Peer},
+    front::{self, Asked, Bounds, Count, Front, Peer, raised},
     http::{self, ExtraMetrics, Pages},
-    layer::{CallBounds, CallLayer, CallService},
-    link_server::{self, LinkLimits, LinkService},
+    layer::{CallLayer, CallService},
+    link_server::{self, LinkService},
+    live::LiveLimits,
     log::EmbeddedLog,
     metrics::{Metrics, Sample, Value},
     plane::Plane,
@@ -109,10 +111,33 @@ pub struct ControlServer {
     http_address: SocketAddr,
     extra_metrics: Arc<OnceLock<ExtraMetrics>>,
     health: HealthReporter,
+    live: Live,
     stop: watch::Sender<bool>,
     stop_http: watch::Sender<bool>,
     grpc: JoinHandle<()>,
     http: JoinHandle<()>,
+}
+
+/// All that follows [`ControlServer::reload`].
+struct Live {
+    limits: LiveLimits,
+    keys: Keys,
+    codes: Arc<Codes>,
+    grpc: Arc<ArcSwap<Bounds>>,
+    http: Arc<ArcSwap<Bounds>>,
+}
+
+impl Live {
+    fn new(checked: &Checked) -> Result<Self, StartError> {
+        let limits = &checked.config.limits;
+        Ok(Self {
+            limits: LiveLimits::new(limits.clone()),
+            keys: checked.keys.clone(),
+            codes: Arc::new(Codes::open(checked).map_err(StartError::CodeIssuer)?),
+            grpc: Arc::new(ArcSwap::from_pointee(grpc_bounds(limits))),
+            http: Arc::new(ArcSwap::from_pointee(http::page_bounds(limits.http_connections_max))),
+        })
+    }
 }
 
 impl ControlServer {
@@ -133,20 +158,18 @@ impl ControlServer {
     /// As [`Self::start`].
     pub async fn start_not_ready(checked: Checked, more_pages: axum::Router) -> Result<Self, StartError> {
         let config = &checked.config;
-        for warning in &checked.warnings {
-            tracing::warn!("{warning}");
-        }
+        checked.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let (grpc_listener, grpc_address) = bind("grpc_listen", config.grpc_listen).await?;
         let (http_listener, http_address) = bind("http_listen", config.http_listen).await?;
-        let codes = Arc::new(Codes::open(&checked).map_err(StartError::CodeIssuer)?);
+        let live = Live::new(&checked)?;
         let store = open_store(&checked).await?;
         let control_epoch = store.control_epoch();
-        let (plane, metrics) = plane(Arc::clone(&store), &checked)?;
+        let (plane, metrics) = plane(Arc::clone(&store), &checked, &live.limits)?;
         let stop = watch::Sender::new(false);
         let services = Services {
             plane: Arc::clone(&plane),
             keys: checked.keys.clone(),
-            codes,
+            codes: Arc::clone(&live.codes),
             token_lifetime: config.token_lifetime,
             stop: stop.subscribe(),
         };
@@ -154,12 +177,15 @@ impl ControlServer {
             plane: Arc::clone(&plane),
             keys: checked.keys.clone(),
             metrics: Arc::clone(&metrics),
-            limits: link_limits(&config.limits),
+            limits: live.limits.clone(),
             control_epoch,
             stop: stop.subscribe(),
         };
         let (health, routes) = routes(services, link, checked.web.is_open()).await?;
-        let grpc = tokio::spawn(serve_grpc(grpc_listener, &checked, &metrics, control_epoch, routes, &stop));
+        let (limits, web) = (live.limits.clone(), checked.web.clone());
+        let layer = CallLayer::new(Arc::clone(&metrics), control_epoch, limits, web);
+        let front = grpc_front(grpc_listener, &checked, Arc::clone(&live.grpc), count_into(&metrics));
+        let grpc = tokio::spawn(serve_grpc(front, layer.layer(routes), &stop));
         follow_tls(&checked, &metrics, &stop);
 
         let extra_metrics = Arc::new(OnceLock::new());
@@ -172,7 +198,7 @@ impl ControlServer {
         let http = tokio::spawn(http::serve_pages_over(
             http_listener,
             http::router(pages).merge(more_pages),
-            config.limits.http_connections_max,
+            Arc::clone(&live.http),
             checked.tls.clone().filter(|_| config.tls.http),
             count_into(&metrics),
             raised(stop_http.subscribe()),
@@ -199,11 +225,28 @@ impl ControlServer {
             http_address,
             extra_metrics,
             health,
+            live,
             stop,
             stop_http,
             grpc,
             http,
         })
+    }
+
+    /// Takes over limits and keys of a configuration that was read again: for calls, connections and links that begin from now
+    /// on. What else differs waits for a start ([`Config::needs_start_for`](crate::Config::needs_start_for)).
+    pub fn reload(&self, checked: &Checked) {
+        let Live { limits, keys, codes, grpc, http } = &self.live;
+        let newer = &checked.config.limits;
+        grpc.store(Arc::new(grpc_bounds(newer)));
+        http.store(Arc::new(http::page_bounds(newer.http_connections_max)));
+        codes.set_per_address_max(newer.codes_per_address);
+        self.plane.rooms().set_rooms_max(newer.rooms_max);
+        limits.set(newer.clone());
+        if checked.keys.serve(Scope::Link) && !keys.serve(Scope::Link) {
+            tracing::warn!("the first key of remote gateways takes effect at the next start");
+        }
+        keys.replace(&checked.keys);
     }
 
     /// The control plane for a gateway in this process.
@@ -286,7 +329,11 @@ async fn open_store(checked: &Checked) -> Result<Arc<dyn Store>, StartError> {
     Ok(Arc::new(opening.await.expect("opening a store does not panic")?))
 }
 
-fn plane(store: Arc<dyn Store>, checked: &Checked) -> Result<(Arc<Plane>, Arc<Metrics>), StartError> {
+fn plane(
+    store: Arc<dyn Store>,
+    checked: &Checked,
+    live: &LiveLimits,
+) -> Result<(Arc<Plane>, Arc<Metrics>), StartError> {
     let (limits, keys) = (&checked.config.limits, checked.keys.clone());
     let log = Box::new(EmbeddedLog::new(Arc::clone(&store)));
     let readers = Readers::start(&store, limits.reads_max).map_err(StartError::Thread)?;
@@ -300,10 +347,9 @@ fn plane(store: Arc<dyn Store>, checked: &Checked) -> Result<(Arc<Plane>, Arc<Me
     metrics.read_from(Arc::new(move || samples(&of_writer, &of_readers, &of_rooms)));
     metrics.read_from(Arc::new(move || vec![key_calls(&keys)]));
     let metrics = Arc::new(metrics);
-    let content_bytes_max = usize::try_from(limits.content_bytes_max.as_u64()).unwrap_or(usize::MAX);
     let (jwt, external) = (checked.jwt.clone(), checked.external.as_ref());
     let gate = Arc::new(Gate::new(&checked.config.auth, jwt, external, Arc::clone(&metrics)));
-    let plane = Plane::new(writer, readers, rooms, Arc::clone(&metrics), content_bytes_max, gate);
+    let plane = Plane::new(writer, readers, rooms, Arc::clone(&metrics), live.clone(), gate);
     Ok((Arc::new(plane), metrics))
 }
 
@@ -368,14 +414,6 @@ fn key_calls(keys: &Keys) -> Sample {
     Sample { name: "api_calls", help: "Calls with a key, by its name and outcome", value }
 }
 
-fn link_limits(limits: &Limits) -> LinkLimits {
-    LinkLimits {
-        items_max: limits.link_items_max,
-        bytes_max: usize::try_from(limits.link_bytes_max.as_u64()).unwrap_or(usize::MAX),
-        lease: limits.gateway_lease,
-    }
-}
-
 /// Reads the files of TLS again when they change, until the stop.
 fn follow_tls(checked: &Checked, metrics: &Arc<Metrics>, stop: &watch::Sender<bool>) {
     let Some(tls) = checked.tls.clone() else { return };
@@ -396,29 +434,24 @@ fn count_into(metrics: &Arc<Metrics>) -> Count {
 
 /// Answers calls until the stop, then finishes those under way.
 fn serve_grpc(
-    listener: TcpListener,
-    checked: &Checked,
-    metrics: &Arc<Metrics>,
-    control_epoch: u32,
-    routes: Routes,
+    front: Front,
+    calls: CallService<Routes>,
     stop: &watch::Sender<bool>,
 ) -> impl Future<Output = ()> + Send + use<> {
-    let limits = &checked.config.limits;
-    let bounds = CallBounds { calls_max: limits.calls_max, deadline: limits.call_deadline };
-    let layer = CallLayer::new(Arc::clone(metrics), control_epoch, bounds, checked.web.clone());
-    let mut front = grpc_front(listener, limits, count_into(metrics), checked.web.is_open());
-    front.tls.clone_from(&checked.tls);
-    let calls = layer.layer(routes);
     front.serve(move |request| answer(calls.clone(), request), raised(stop.subscribe()))
 }
 
-fn grpc_front(listener: TcpListener, limits: &Limits, count: Count, is_web: bool) -> Front {
-    let bounds = Bounds {
+fn grpc_bounds(limits: &Limits) -> Bounds {
+    Bounds {
         connections_max: limits.connections_max,
         per_address_max: limits.connections_per_address,
         first_bytes: limits.handshake_deadline,
         life: None,
-    };
+    }
+}
+
+fn grpc_front(listener: TcpListener, checked: &Checked, bounds: Arc<ArcSwap<Bounds>>, count: Count) -> Front {
+    let (limits, is_web) = (&checked.config.limits, checked.web.is_open());
     let http = front::http_builder(limits.handshake_deadline);
     let mut http = if is_web { http } else { http.http2_only() };
     http.http2()
@@ -429,7 +462,7 @@ fn grpc_front(listener: TcpListener, limits: &Limits, count: Count, is_web: bool
         .max_concurrent_streams(limits.calls_per_connection_max)
         .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
         .max_local_error_reset_streams(ERROR_STREAMS_MAX);
-    Front { listener, bounds, http, tls: None, count }
+    Front { listener, bounds, http, tls: checked.tls.clone(), count }
 }
 
 async fn answer(
@@ -536,9 +569,4 @@ async fn unshared(store: &Arc<dyn Store>) {
     while Arc::strong_count(store) > 1 {
         tokio::time::sleep(CLOSE_INTERVAL).await;
     }
-}
-
-/// Returns when the flag is raised or its owner is gone.
-pub(crate) async fn raised(mut flag: watch::Receiver<bool>) {
-    let _ = flag.wait_for(|raised| *raised).await;
 }

@@ -57,7 +57,7 @@ impl Services {
     /// As [`Self::may`], for what several scopes open.
     fn may_any(&self, scopes: &[Scope], metadata: &MetadataMap) -> Result<(), RequestError> {
         let name = self.keys.check_any(scopes, metadata)?;
-        tracing::Span::current().record("key", name);
+        tracing::Span::current().record("key", &*name);
         Ok(())
     }
 

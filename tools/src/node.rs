@@ -74,7 +74,7 @@ impl Stop {
     }
 }
 
-/// SIGHUP: the file is read again, and the gateway takes over its limits.
+/// SIGHUP: the file is read again; the gateway takes over its limits, control its limits and keys.
 pub struct Reload {
     hangup: Signal,
     flags: Flags,
@@ -91,10 +91,10 @@ impl Reload {
         Ok(Self { hangup, flags, current })
     }
 
-    /// Follows the signal for ever; without a gateway it only says that there is nothing to do.
-    async fn follow(&mut self, gateway: Option<&Server>) {
+    /// Follows the signal for ever, for what runs here.
+    async fn follow(&mut self, gateway: Option<&Server>, control: Option<&ControlServer>) {
         while self.hangup.recv().await.is_some() {
-            match self.read(gateway) {
+            match self.read(gateway, control) {
                 Ok(()) => tracing::info!("SIGHUP: the limits of the file hold"),
                 Err(error) => {
                     tracing::error!(
@@ -108,15 +108,24 @@ impl Reload {
         std::future::pending().await
     }
 
-    fn read(&mut self, gateway: Option<&Server>) -> Result<()> {
+    /// Nothing is taken over unless all of it can be.
+    fn read(&mut self, gateway: Option<&Server>, control: Option<&ControlServer>) -> Result<()> {
         let newer = Config::load(&self.flags)?;
-        let Config { gateway: of_gateway, .. } = &newer;
-        let same_gateway = Config { gateway: of_gateway.clone(), ..self.current.clone() };
-        if same_gateway != newer || self.current.gateway.needs_start_for(of_gateway) {
+        let Config { gateway: of_gateway, control: of_control, .. } = &newer;
+        let checked = control.map(|_| of_control.clone().check(self.flags.common.dev)).transpose()?;
+        let same =
+            Config { gateway: of_gateway.clone(), control: of_control.clone(), ..self.current.clone() };
+        if same != newer
+            || self.current.gateway.needs_start_for(of_gateway)
+            || self.current.control.needs_start_for(of_control)
+        {
             tracing::warn!("SIGHUP: some of what has changed takes effect at the next start");
         }
         if let Some(gateway) = gateway {
             gateway.reload(of_gateway).context("[gateway]")?;
+        }
+        if let (Some(control), Some(checked)) = (control, checked) {
+            control.reload(&checked);
         }
         self.current = newer;
         Ok(())
@@ -177,7 +186,7 @@ impl Node {
     pub async fn run(self, mut stop: Stop, mut reload: Reload, drain_over: Duration) -> Result<()> {
         tokio::select! {
             () = stop.asked() => {}
-            () = reload.follow(Some(&self.gateway)) => {}
+            () = reload.follow(Some(&self.gateway), Some(&self.control)) => {}
         }
         stop.during(async {
             self.control.set_ready(false).await;
@@ -201,7 +210,7 @@ pub async fn start_control(config: Config, dev: bool) -> Result<ControlServer> {
 pub async fn run_control(control: ControlServer, mut stop: Stop, mut reload: Reload) {
     tokio::select! {
         () = stop.asked() => {}
-        () = reload.follow(None) => {}
+        () = reload.follow(None, Some(&control)) => {}
     }
     stop.during(control.stop(CALLS_DEADLINE)).await;
 }
@@ -249,7 +258,7 @@ impl EdgeNode {
     pub async fn run(self, mut stop: Stop, mut reload: Reload, drain_over: Duration) -> Result<()> {
         tokio::select! {
             () = stop.asked() => {}
-            () = reload.follow(Some(&self.gateway)) => {}
+            () = reload.follow(Some(&self.gateway), None) => {}
         }
         stop.during(async {
             self.http.stop().await;

@@ -9,16 +9,16 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Status, body::Body};
 
+use super::seats::Seat;
 use crate::{front::Reading, metrics::Metrics};
 
 /// A body with what it keeps.
 pub(super) struct Answer {
     /// `None` once it has panicked.
     pub(super) body: Option<Body>,
-    pub(super) place: Option<OwnedSemaphorePermit>,
+    pub(super) place: Option<Seat>,
     /// `None` for streams, which last as long as both ends want.
     pub(super) _reading: Option<Reading>,
     pub(super) metrics: Arc<Metrics>,
@@ -75,10 +75,10 @@ mod tests {
     #[tokio::test]
     async fn a_panic_in_an_answer_ends_it_and_is_counted() {
         let metrics = Arc::new(Metrics::new());
-        let places = Arc::new(tokio::sync::Semaphore::new(1));
+        let places = Arc::new(super::super::seats::Seats::default());
         let mut answer = Answer {
             body: Some(Body::new(Panics)),
-            place: Some(Arc::clone(&places).try_acquire_owned().unwrap()),
+            place: places.take(1),
             _reading: None,
             metrics: Arc::clone(&metrics),
         };
@@ -87,6 +87,6 @@ mod tests {
         };
         assert_eq!(next().await.unwrap().unwrap_err().code(), tonic::Code::Internal);
         assert!(next().await.is_none());
-        assert_eq!((metrics.call_panics.get(), places.available_permits()), (1, 1));
+        assert_eq!((metrics.call_panics.get(), places.take(1).is_some()), (1, true));
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     api_key::Scope,
     error::RequestError,
     event::read::{self, EventPage, Filter, Shown},
-    server::raised,
+    front::raised,
     store::{Store, value::EventKind},
 };
 

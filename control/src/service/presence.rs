@@ -13,8 +13,8 @@ use crate::{
     api_key::Scope,
     command::{Command, Reply, UserPresence},
     error::RequestError,
+    front::raised,
     presence::{WATCHED_MAX, Watched, last_seen},
-    server::raised,
 };
 
 /// Users of one call.

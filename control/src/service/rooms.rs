@@ -9,7 +9,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Services, bad};
-use crate::{api_key::Scope, clock, error::RequestError, room::Publish, server::raised};
+use crate::{api_key::Scope, clock, error::RequestError, front::raised, room::Publish};
 
 /// Rooms of one count.
 const COUNT_ROOMS_MAX: usize = 1000;
