@@ -36,7 +36,7 @@ enum Verb {
     /// Be a client: listen, send, sync, rooms.
     #[command(subcommand)]
     Client(client::Verb),
-    /// Ask a running server: sessions, kick, push, stats.
+    /// Ask a running server: sessions, kick, revoke, push, stats.
     Admin(admin::Args),
     /// Turn bytes of the wire or of a store into text.
     #[command(subcommand)]
@@ -169,6 +169,8 @@ mod tests {
             "admin push --users 1,2 --text x",
             "admin push --all --text x",
             "admin stats",
+            "admin revoke --user 10000",
+            "admin revoke --user 10000 --before 1800000000 --idempotency-key k --json",
             "admin stats --grpc https://control.example:8010 --ca ca.pem",
             "inspect frame 0210 --from server",
             "inspect frame -",
@@ -202,6 +204,8 @@ mod tests {
             "admin push --all --users 1 --text x",
             "load steady --rate x",
             "load report --report page.html",
+            "admin revoke",
+            "admin revoke --user 1 --before -1",
             "inspect store d --cf x",
         ] {
             let words = std::iter::once("gimbal").chain(line.split(' ').filter(|word| !word.is_empty()));

@@ -8,7 +8,8 @@ use gimbal::{
     grpc::{Api, Credential, explain},
 };
 use gimbal_rpc::v1::{
-    KickRequest, ListSessionsRequest, PushToAllRequest, PushToUsersRequest, Session, StatsRequest,
+    KickRequest, ListSessionsRequest, PushToAllRequest, PushToUsersRequest, RevokeTokensRequest, Session,
+    StatsRequest,
 };
 use serde_json::{Value, json};
 
@@ -18,6 +19,8 @@ use super::{GrpcArgs, KeyArgs, small_runtime};
 const PAGE: u32 = 1_000;
 /// Users in one push call.
 const USERS_MAX: usize = 512;
+/// A later time is one of another unit, and its milliseconds might not fit.
+const SECONDS_MAX: i64 = 1 << 40;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
@@ -52,10 +55,25 @@ enum Verb {
         #[arg(long, default_value_t = 0, hide_default_value = true)]
         device: u64,
     },
+    /// End all tokens of a user that were issued before a time, and the sessions that began with them; for ever (admin key).
+    Revoke(Revoke),
     /// Push a message to users, or to every session that is online (backend key).
     Push(Push),
     /// Figures of the control plane (admin key).
     Stats,
+}
+
+#[derive(clap::Args, Debug)]
+struct Revoke {
+    /// The user
+    #[arg(long)]
+    user: u64,
+    /// Unix seconds, not in the future, as `date +%s` prints them [default: now]
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(i64).range(0..SECONDS_MAX))]
+    before: i64,
+    /// A repeated call with the same key is the same call
+    #[arg(long, default_value = "", hide_default_value = true)]
+    idempotency_key: String,
 }
 
 #[derive(clap::Args, Debug)]
@@ -105,6 +123,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
                 let kicked = reply.into_inner().kicked;
                 show(args.json, json!({ "kicked": kicked }), &format!("{kicked} sessions kicked"));
             }
+            Verb::Revoke(what) => revoke(&api, credential, what, args.json).await?,
             Verb::Push(what) if what.all => push_to_all(&api, credential, what, args.json).await?,
             Verb::Push(what) => return push_to_users(&api, credential, what, args.json).await,
             Verb::Stats => stats(&api, credential, args.json).await?,
@@ -170,6 +189,23 @@ fn row(session: &Session) -> [String; 6] {
         time_of_day(session.attached_at_ms),
         session.peer.clone(),
     ]
+}
+
+async fn revoke(api: &Api, credential: Credential, what: Revoke, is_json: bool) -> Result<()> {
+    let Revoke { user, before, idempotency_key } = what;
+    let request = RevokeTokensRequest { user_id: user, before_ms: 1_000 * before, idempotency_key };
+    let reply =
+        api.accounts(credential).revoke_tokens(request).await.map_err(|status| explain("revoke", &status))?;
+    let reply = reply.into_inner();
+    show(
+        is_json,
+        json!({ "before_ms": reply.before_ms, "devices": reply.devices }),
+        &format!(
+            "tokens of user {user} issued before {} (Unix ms) open nothing; {} devices had one of ours",
+            reply.before_ms, reply.devices
+        ),
+    );
+    Ok(())
 }
 
 async fn push_to_all(api: &Api, credential: Credential, what: Push, is_json: bool) -> Result<()> {

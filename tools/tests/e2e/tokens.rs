@@ -5,7 +5,9 @@ use gimbal_codec::{CloseReason, DeviceId, UserId, code};
 use gimbal_rpc::v1 as pb;
 use ring::hmac;
 
-use crate::harness::{Api, Client, Device, Event, Server, Settings, client::Refused, server::until};
+use crate::harness::{
+    Api, Client, Device, Event, Server, Settings, client::Refused, server::run, server::until,
+};
 
 const SECRET: &str = "what the issuer and the server share";
 /// Chosen by the client.
@@ -128,4 +130,35 @@ fn a_session_ends_with_its_token() {
     let mut client = Client::connect(server.tcp);
     assert_eq!(client.sign_in(&brief, Some(0)), Err(Refused(code::NOT_SIGNED_IN)));
     long.heartbeat();
+}
+
+#[test]
+fn the_command_line_ends_all_tokens_of_a_user_and_says_since_when() {
+    let (settings, folder) = settings();
+    let server = Server::start_with(settings);
+    let api = Api::connect(server.grpc);
+    let (anna, ben) = (device(1, long("anna")), device(2, long("ben")));
+    let mut first = Client::online(server.tcp, &anna);
+    let mut other = Client::online(server.tcp, &ben);
+    let (user, grpc) = (user_of(&api, &anna).get().to_string(), server.grpc.to_string());
+    let revoke = |more: &[&str]| {
+        let words = ["admin", "revoke", "--grpc", &grpc, "--user", &user];
+        run(&[&words[..], more].concat(), folder.path())
+    };
+    // Its token was issued in 2023: a time before that ends nothing.
+    let (status, text) = revoke(&["--before", "1600000000"]);
+    assert!(status.success() && text.contains("before 1600000000000 (Unix ms)"), "{text}");
+    first.heartbeat();
+    let (status, text) = revoke(&["--json"]);
+    assert!(status.success(), "{text}");
+    let said: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(said["before_ms"].as_i64().unwrap() > 1_700_000_000_000 && said["devices"] == 0, "{text}");
+    assert_eq!(first.closed(), CloseReason::TokenRevoked.code());
+    let mut again = Client::connect(server.tcp);
+    assert_eq!(again.sign_in(&anna, Some(0)), Err(Refused(code::NOT_SIGNED_IN)));
+    other.heartbeat();
+    let (status, text) = revoke(&["--before", "4000000000"]);
+    assert!(!status.success() && text.contains("before_ms"), "{text}");
+    let (status, text) = revoke(&["--key", "another"]);
+    assert!(!status.success() && text.contains("Unauthenticated"), "{text}");
 }
