@@ -69,6 +69,12 @@ reasons! {
     Kicked = 4203, "kicked";
     /// The token with which the session signed in is over.
     TokenExpired = 4204, "token_expired";
+    /// The user signed in on another device, and the server's policy lets only one of the two be online.
+    OtherDevice = 4205, "other_device";
+    /// The user has as many sessions as may be, and this was the oldest.
+    TooManySessions = 4206, "too_many_sessions";
+    /// Not signed in: other devices of the user are online, and the server's policy lets them stay.
+    DeviceRefused = 4207, "device_refused";
     /// A frame is longer than the limit of the session's state.
     FrameTooLarge = 4300, "frame_too_large";
     /// A length prefix is not a canonical varint of at most five bytes.

@@ -38,3 +38,7 @@ pub const STALE: i32 = 11009;
 pub const BLOCKED: i32 = 11010;
 /// The user has as many of something as may be.
 pub const TOO_MANY: i32 = 11011;
+/// Another device of the user is online, and the server's policy lets it stay.
+pub const DEVICE_TAKEN: i32 = 11020;
+/// The user has as many sessions as may be, and the server's policy lets them stay.
+pub const TOO_MANY_SESSIONS: i32 = 11021;

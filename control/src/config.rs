@@ -1,6 +1,7 @@
 //! Configuration of the control plane: parsed once, checked once.
 
 mod auth;
+pub mod devices;
 mod events;
 mod keys;
 
@@ -27,6 +28,7 @@ use crate::{
     layer::Web,
 };
 pub use auth::{Algorithm, Auth, ExternalConfig, ExternalKind, JwtConfig, SubjectKind};
+use devices::Devices;
 pub use events::Events;
 pub use keys::{Api, ApiKey, Secret};
 
@@ -72,6 +74,8 @@ pub struct Config {
     pub auth: Auth,
     /// The event stream.
     pub events: Events,
+    /// A user's devices beside each other.
+    pub devices: Devices,
     /// Bounds.
     pub limits: Limits,
     /// The store's memory.
@@ -208,6 +212,7 @@ impl Default for Config {
             api: Api::default(),
             auth: Auth::default(),
             events: Events::default(),
+            devices: Devices::default(),
             limits: Limits::default(),
             store: StoreConfig::default(),
         }
@@ -421,6 +426,7 @@ impl Config {
         ];
         first_broken(&rules)?;
         self.events.check()?;
+        self.devices.check()?;
         self.auth.check()
     }
 }

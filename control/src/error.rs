@@ -66,6 +66,12 @@ pub enum RequestError {
     /// A newer session of this device exists.
     #[error("a newer session of this device exists")]
     Stale,
+    /// Another device of the user is online, and the policy lets it stay.
+    #[error("another device of this user is online in its place")]
+    DeviceTaken,
+    /// The user has as many sessions as may be, and the policy lets them stay.
+    #[error("as many devices of this user are online as may be")]
+    TooManySessions,
     /// A queue is at its bound; the same call may succeed a little later.
     #[error("the server is at a bound")]
     Busy,
@@ -85,7 +91,7 @@ pub enum RequestError {
 
 impl RequestError {
     /// Every [`Self::reason`].
-    pub const REASONS: [&str; 19] = [
+    pub const REASONS: [&str; 21] = [
         "not_signed_in",
         "bad_code",
         "permission_denied",
@@ -100,6 +106,8 @@ impl RequestError {
         "too_old",
         "conflict",
         "stale",
+        "device_taken",
+        "too_many_sessions",
         "busy",
         "unavailable",
         "auth_unavailable",
@@ -124,6 +132,8 @@ impl RequestError {
             Self::TooOld => "too_old",
             Self::Conflict => "conflict",
             Self::Stale => "stale",
+            Self::DeviceTaken => "device_taken",
+            Self::TooManySessions => "too_many_sessions",
             Self::Busy => "busy",
             Self::Unavailable => "unavailable",
             Self::AuthUnavailable => "auth_unavailable",
@@ -157,6 +167,8 @@ impl RequestError {
             Self::TooOld => code::TOO_OLD,
             Self::Conflict => code::CONFLICT,
             Self::Stale => code::STALE,
+            Self::DeviceTaken => code::DEVICE_TAKEN,
+            Self::TooManySessions => code::TOO_MANY_SESSIONS,
             Self::Busy => code::BUSY,
             Self::Unavailable | Self::AuthUnavailable => code::UNAVAILABLE,
             Self::AccountsElsewhere => code::BAD_REQUEST,
@@ -175,11 +187,13 @@ impl RequestError {
             Self::PermissionDenied | Self::NoScope { .. } | Self::Blocked => Code::PermissionDenied,
             Self::BadCode | Self::BadRequest { .. } | Self::ContentTooLarge => Code::InvalidArgument,
             Self::DeviceNotFound | Self::UserNotFound | Self::FriendNotFound => Code::NotFound,
-            Self::TooOld | Self::Stale | Self::AccountsElsewhere | Self::TooMany { .. } => {
-                Code::FailedPrecondition
-            }
+            Self::TooOld
+            | Self::Stale
+            | Self::DeviceTaken
+            | Self::AccountsElsewhere
+            | Self::TooMany { .. } => Code::FailedPrecondition,
             Self::Conflict | Self::AlreadyFriends => Code::AlreadyExists,
-            Self::Busy => Code::ResourceExhausted,
+            Self::Busy | Self::TooManySessions => Code::ResourceExhausted,
             Self::Unavailable | Self::AuthUnavailable => Code::Unavailable,
             Self::Internal => Code::Internal,
         }

@@ -5,6 +5,7 @@
 //! [`ROUTE_BYTES`] at most.
 
 mod ended;
+pub mod policy;
 mod slots;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -16,8 +17,10 @@ use gimbal_rpc::link::{Body, Down, Downlink, Hello, Target};
 use hashbrown::HashMap;
 
 use crate::command::{Lane, SessionInfo, SessionPage, SessionRef, UserPresence};
+use crate::error::RequestError;
 use crate::event::Change;
 use ended::Ended;
+use policy::{Known, Policy};
 use slots::Slots;
 
 /// Memory of one route: its slot and, for the first one of a user, an entry of the table, which is at its worst just after
@@ -32,6 +35,7 @@ const NONE: u32 = u32::MAX;
 /// All routes and all lanes.
 pub struct Routes {
     epoch: u32,
+    policy: Policy,
     attaches: u64,
     lanes: Vec<LaneEntry>,
     slots: Slots<Slot>,
@@ -88,6 +92,8 @@ struct Route {
     /// IPv4 as mapped; unspecified: not known.
     ip: [u8; 16],
     port: u16,
+    /// Of the device; 0: not known, or of no interest.
+    kind: u8,
 }
 
 impl Route {
@@ -127,24 +133,35 @@ pub struct Arrival<'a> {
     pub peer: &'a str,
     /// When its token was issued, Unix milliseconds; 0: not known.
     pub issued_at_ms: i64,
+    /// Of the device, if [`Policy::asks_kind`]; else 0.
+    pub kind: u8,
+}
+
+/// A session that is online, and how others of its user ended for it: [`CloseReason::Takeover`] is its device's own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attached {
+    /// Its number.
+    pub attach: Attach,
+    /// One for each that ended.
+    pub ended: Vec<CloseReason>,
 }
 
 /// What came of an announcement.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Announced {
-    /// Online under this number; an older session of the device was kicked.
-    Attached(Attach),
-    /// A newer session of the device is known.
-    Superseded,
-    /// An administrator has ended it, and its gateway was not told.
-    Kicked,
+    /// Online.
+    Attached(Attached),
+    /// It ends: a newer session of the device is known, the policy lets others stay, or an administrator has ended it
+    /// and its gateway was not told.
+    Refused(CloseReason),
 }
 
 impl Routes {
     /// No route, for the life of control with this durable number.
-    pub fn new(control_epoch: u32) -> Self {
+    pub fn new(control_epoch: u32, policy: Policy) -> Self {
         Self {
             epoch: control_epoch,
+            policy,
             attaches: 0,
             lanes: Vec::new(),
             slots: Slots::new(),
@@ -220,35 +237,68 @@ impl Routes {
         }
     }
 
-    /// A session signed in: the newest of its device. The older one is kicked wherever it is (true). `None` when its
-    /// connection is gone.
-    pub fn attach(&mut self, arrival: &Arrival<'_>, now_ms: i64) -> Option<(Attach, bool)> {
+    /// A session signed in: the newest of its device. The older one is kicked wherever it is, and others as the policy
+    /// says. `None` when its connection is gone.
+    ///
+    /// # Errors
+    /// What the policy refuses; nothing is changed then.
+    pub fn attach(&mut self, arrival: &Arrival<'_>, now_ms: i64) -> Option<Result<Attached, RequestError>> {
         self.lane(arrival.lane)?;
-        let kicked = self.kick(arrival.user, Some(arrival.device), CloseReason::Takeover) > 0;
+        let ended = match self.policy.arrive(arrival.kind, &self.others(arrival)) {
+            Ok(ended) => self.end(arrival, &ended),
+            Err(refused) => return Some(Err(refused)),
+        };
         let attach = self.take_attach();
         self.insert(arrival, attach, attach, now_ms);
-        Some((attach, kicked))
+        Some(Ok(Attached { attach, ended }))
+    }
+
+    /// Sessions of the user's other devices.
+    fn others(&self, arrival: &Arrival<'_>) -> Vec<Known> {
+        let others = self.devices(arrival.user).filter(|route| route.device != arrival.device);
+        others.map(|route| Known { device: route.device, rank: route.rank, kind: route.kind }).collect()
+    }
+
+    /// Ends the device's own session, and those of `others`. Returns why each was.
+    fn end(&mut self, arrival: &Arrival<'_>, others: &[(DeviceId, CloseReason)]) -> Vec<CloseReason> {
+        let mut ended = Vec::new();
+        for &(device, reason) in [(arrival.device, CloseReason::Takeover)].iter().chain(others) {
+            if self.kick(arrival.user, Some(device), reason) > 0 {
+                ended.push(reason);
+            }
+        }
+        ended
+    }
+
+    /// Whether [`Arrival::kind`] matters.
+    pub fn asks_kind(&self) -> bool {
+        self.policy.asks_kind()
     }
 
     /// A session that is online already, with its last attach number `was`. `None` when its connection is gone.
     pub fn announce(&mut self, arrival: &Arrival<'_>, was: Attach, now_ms: i64) -> Option<Announced> {
         self.lane(arrival.lane)?;
         if self.ended.holds(arrival.device, was) {
-            return Some(Announced::Kicked);
+            return Some(Announced::Refused(CloseReason::Kicked));
         }
         if let Some(at) = self.find(arrival.user, arrival.device) {
             let known = self.route(at);
             if (known.lane(), known.session) == (arrival.lane, arrival.session) {
-                return Some(Announced::Attached(known.attach));
+                let attach = known.attach;
+                return Some(Announced::Attached(Attached { attach, ended: Vec::new() }));
             }
             if known.rank >= was {
-                return Some(Announced::Superseded);
+                return Some(Announced::Refused(CloseReason::Takeover));
             }
-            self.kick(arrival.user, Some(arrival.device), CloseReason::Takeover);
         }
+        let mine = Known { device: arrival.device, rank: was, kind: arrival.kind };
+        let ended = match self.policy.come_back(mine, &self.others(arrival)) {
+            Ok(ended) => self.end(arrival, &ended),
+            Err(reason) => return Some(Announced::Refused(reason)),
+        };
         let attach = self.take_attach();
         self.insert(arrival, attach, was, now_ms);
-        Some(Announced::Attached(attach))
+        Some(Announced::Attached(Attached { attach, ended }))
     }
 
     /// A session is gone; ignored (false) unless it is the device's newest.
@@ -452,6 +502,7 @@ impl Routes {
             lane: NonZeroU32::new(arrival.lane.0).expect("lanes count from 1"),
             ip,
             port,
+            kind: arrival.kind,
         });
         let first = self.users.get(&arrival.user).copied().unwrap_or(NONE);
         let at = if self.free == NONE {

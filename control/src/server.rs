@@ -338,10 +338,12 @@ fn plane(
     let log = Box::new(EmbeddedLog::new(Arc::clone(&store)));
     let readers = Readers::start(&store, limits.reads_max).map_err(StartError::Thread)?;
     let rooms = Arc::new(Rooms::new(store.control_epoch(), limits.rooms_max));
-    let events = Kinds::of(&checked.config.events.kinds);
-    let limits_of_writer = writer::Limits { events, ..writer::Limits::default() };
-    let writer =
-        Writer::start(store, log, limits_of_writer, Box::new(clock::now_ms)).map_err(StartError::Thread)?;
+    let bounds = writer::Limits {
+        events: Kinds::of(&checked.config.events.kinds),
+        devices: checked.config.devices.policy(),
+        ..writer::Limits::default()
+    };
+    let writer = Writer::start(store, log, bounds, Box::new(clock::now_ms)).map_err(StartError::Thread)?;
     let mut metrics = Metrics::new();
     let (of_writer, of_readers, of_rooms) = (writer.clone(), readers.clone(), Arc::clone(&rooms));
     metrics.read_from(Arc::new(move || samples(&of_writer, &of_readers, &of_rooms)));
@@ -373,7 +375,12 @@ fn samples(writer: &Writer, readers: &Readers, rooms: &Rooms) -> Vec<Sample> {
         ),
         counter("events", "Events written to the stream", writer.news().count()),
         counter("deliveries", "Targets handed to gateways", counters.deliveries.get()),
-        counter("takeovers", "Sessions ended by a newer sign-in", counters.takeovers.get()),
+        counter("takeovers", "Sessions ended by a newer sign-in of their device", counters.takeovers.get()),
+        Sample {
+            name: "policy_ends",
+            help: "Sessions ended for another of their user, by what the client was told",
+            value: Value::Reasons(counters.ended().collect()),
+        },
         counter(
             "writer_link_full",
             "Items of the writer lost at a full or broken link",

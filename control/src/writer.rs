@@ -20,6 +20,7 @@ use crate::command::{Command, Reply, ReplyTo};
 use crate::error::RequestError;
 use crate::event::{Kinds, News};
 use crate::log::CommandLog;
+use crate::route::policy::Policy;
 use crate::store::Store;
 use queue::{Queue, Taken};
 
@@ -37,6 +38,8 @@ pub struct Limits {
     pub queue_bytes_max: usize,
     /// Kinds of events that are written.
     pub events: Kinds,
+    /// Which sessions of a user may be online together.
+    pub devices: Policy,
 }
 
 /// Sessions that begin and end wait so long for a commit to ride, and then have one of their own.
@@ -50,6 +53,7 @@ impl Default for Limits {
             queue_commands_max: 32 * 1024,
             queue_bytes_max: 64 << 20,
             events: Kinds::ALL,
+            devices: Policy::all(),
         }
     }
 }
@@ -91,7 +95,7 @@ impl Writer {
         clock: Clock,
     ) -> std::io::Result<Self> {
         let counters = Arc::new(Counters::default());
-        let mut engine = Engine::new(Arc::clone(&store), log, Arc::clone(&counters));
+        let mut engine = Engine::new(Arc::clone(&store), log, Arc::clone(&counters), limits.devices);
         engine.set_kinds(limits.events);
         let (queue, news) = (Queue::new(limits), Arc::clone(engine.news()));
         let shared = Arc::new(Shared { queue, store, counters, news, thread: Mutex::default() });

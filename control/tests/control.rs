@@ -10,6 +10,8 @@ mod durability;
 mod events;
 #[path = "control/messages.rs"]
 mod messages;
+#[path = "control/policy.rs"]
+mod policy;
 #[path = "control/properties.rs"]
 mod properties;
 mod service;

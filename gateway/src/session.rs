@@ -266,6 +266,7 @@ impl Session {
         Err(match refusal.code {
             code::BUSY => CloseReason::Overloaded,
             code::UNAVAILABLE | code::SERVER_ERROR => CloseReason::Unavailable,
+            code::DEVICE_TAKEN | code::TOO_MANY_SESSIONS => CloseReason::DeviceRefused,
             _ => CloseReason::SignInFailed,
         })
     }

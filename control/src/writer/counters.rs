@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use gimbal_codec::CloseReason;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
 use crate::clock;
@@ -43,8 +44,9 @@ pub struct Counters {
     pub forgotten: Counter,
     /// Targets handed to gateways.
     pub deliveries: Counter,
-    /// Sessions ended by a newer sign-in.
+    /// Sessions ended by a newer sign-in of their device.
     pub takeovers: Counter,
+    ended: [Counter; Counters::ENDINGS.len()],
     /// Items lost because a gateway's link was full or down; it announces its sessions again.
     pub link_full: Counter,
     /// Submits refused at a bound of the queue (a batch of a link counts once).
@@ -129,6 +131,24 @@ impl Gauges {
 }
 
 impl Counters {
+    /// Why the policy ends sessions for others of their user.
+    const ENDINGS: [CloseReason; 2] = [CloseReason::OtherDevice, CloseReason::TooManySessions];
+
+    /// Sessions that the policy ended, by what their clients were told.
+    pub fn ended(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Self::ENDINGS.into_iter().map(CloseReason::text).zip(self.ended.iter().map(Counter::get))
+    }
+
+    /// Sessions ended for others of their user.
+    pub(super) fn count_ended(&self, reasons: &[CloseReason]) {
+        for reason in reasons {
+            match Self::ENDINGS.iter().position(|known| known == reason) {
+                Some(at) => self.ended[at].add(1),
+                None => self.takeovers.add(u64::from(*reason == CloseReason::Takeover)),
+            }
+        }
+    }
+
     /// Commands refused, by reason.
     pub fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
         RequestError::REASONS.into_iter().zip(self.refused.iter().map(Counter::get))

@@ -13,8 +13,11 @@ use crate::event::{Kinds, News};
 use crate::executor::{Effect, Executor, Output, Sessions};
 use crate::log::{CommandLog, Record};
 use crate::partition::Partition;
-use crate::route::{Announced, Arrival, Routes};
-use crate::store::Store;
+use crate::route::policy::Policy;
+use crate::route::{Announced, Arrival, Attached, Routes};
+use crate::store::key::OfDevice;
+use crate::store::value::{DeviceRecord, Value as _};
+use crate::store::{Store, StoreError, Table};
 
 /// Executor, routes and log of one life of control.
 pub struct Engine {
@@ -78,9 +81,14 @@ impl Touched {
 
 impl Engine {
     /// For the life that began when `store` was opened.
-    pub fn new(store: Arc<dyn Store>, log: Box<dyn CommandLog>, counters: Arc<Counters>) -> Self {
+    pub fn new(
+        store: Arc<dyn Store>,
+        log: Box<dyn CommandLog>,
+        counters: Arc<Counters>,
+        devices: Policy,
+    ) -> Self {
         let epoch = store.control_epoch();
-        let (executor, routes) = (Executor::new(epoch), Routes::new(epoch));
+        let (executor, routes) = (Executor::new(epoch), Routes::new(epoch, devices));
         Self { executor, routes, log, store, counters, news: Arc::default(), told: 0, failed: false }
     }
 
@@ -197,6 +205,10 @@ impl Engine {
                 Admission::Wait => break,
             };
             touched.add(&job.command, &output);
+            // Its arrival may end others of its user.
+            if let Some(user) = arriving(&job.command, &output).filter(|user| self.routes.is_online(*user)) {
+                touched.users.insert(user);
+            }
             outputs.push(output);
         }
         let records = batch.finish(is_forced);
@@ -315,18 +327,53 @@ impl Engine {
         result: Result<Reply, RequestError>,
         now_ms: i64,
     ) {
-        match result {
-            Ok(Reply::Admitted(Admitted { user, device, latest, issued_at_ms, expires_at_ms })) => {
-                let arrival = Arrival { lane, session, user, device, peer, issued_at_ms };
-                let Some((attach, took_over)) = self.routes.attach(&arrival, now_ms) else { return };
-                self.counters.takeovers.add(u64::from(took_over));
-                let expires_at_ms = if expires_at_ms == i64::MAX { 0 } else { expires_at_ms };
-                let grant = Grant { user, device, expires_at_ms };
-                self.routes.send(lane, Down::SignedIn { session, attach, latest, grant });
+        let refuse = |error: RequestError| Down::SignInRefused { session, refusal: error.refusal() };
+        let item = match result.map(|reply| self.arrive(reply, lane, session, peer, now_ms)) {
+            Ok(None) => return,
+            Ok(Some(Ok(signed_in))) => signed_in,
+            Ok(Some(Err(error))) => {
+                self.counters.count_refusal(error);
+                refuse(error)
             }
-            Ok(reply) => unreachable!("an attach is admitted or refused, not {reply:?}"),
-            Err(error) => self.routes.send(lane, Down::SignInRefused { session, refusal: error.refusal() }),
+            Err(error) => refuse(error),
+        };
+        self.routes.send(lane, item);
+    }
+
+    /// `None` when its connection is gone.
+    fn arrive(
+        &mut self,
+        reply: Reply,
+        lane: Lane,
+        session: SessionKey,
+        peer: &str,
+        now_ms: i64,
+    ) -> Option<Result<Down, RequestError>> {
+        let Reply::Admitted(Admitted { user, device, latest, issued_at_ms, expires_at_ms }) = reply else {
+            unreachable!("an attach is admitted or refused, not {reply:?}");
+        };
+        let kind = match self.kind(user, device) {
+            Ok(kind) => kind,
+            Err(error) => return Some(Err(error.into())),
+        };
+        let arrival = Arrival { lane, session, user, device, peer, issued_at_ms, kind };
+        let attached = self.routes.attach(&arrival, now_ms)?;
+        Some(attached.map(|Attached { attach, ended }| {
+            self.counters.count_ended(&ended);
+            let expires_at_ms = if expires_at_ms == i64::MAX { 0 } else { expires_at_ms };
+            let grant = Grant { user, device, expires_at_ms };
+            Down::SignedIn { session, attach, latest, grant }
+        }))
+    }
+
+    /// Of a device, if the policy asks; 0: not known.
+    fn kind(&self, user: UserId, device: DeviceId) -> Result<u8, StoreError> {
+        if !self.routes.asks_kind() {
+            return Ok(0);
         }
+        let stored = self.store.get(Table::Device, &OfDevice::Record.key(user, device))?;
+        let record = stored.map(|bytes| DeviceRecord::from_bytes(&bytes)).transpose()?;
+        Ok(record.map_or(0, |record| u8::try_from(record.info.kind).unwrap_or(0)))
     }
 
     fn announce(
@@ -339,17 +386,23 @@ impl Engine {
     ) {
         let SessionRef { lane, session, attach: was } = at;
         let kick = |reason| Down::Kick { session, attach: was, reason };
-        let item = match result {
-            Ok(Reply::Admitted(Admitted { latest, issued_at_ms, .. })) => {
-                let arrival = Arrival { lane, session, user, device, peer, issued_at_ms };
+        let known = result.and_then(|reply| Ok((reply, self.kind(user, device)?)));
+        let item = match known {
+            Ok((Reply::Admitted(Admitted { latest, issued_at_ms, .. }), kind)) => {
+                let arrival = Arrival { lane, session, user, device, peer, issued_at_ms, kind };
                 match self.routes.announce(&arrival, was, now_ms) {
-                    Some(Announced::Attached(attach)) => Down::Announced { session, attach, latest },
-                    Some(Announced::Superseded) => kick(CloseReason::Takeover),
-                    Some(Announced::Kicked) => kick(CloseReason::Kicked),
+                    Some(Announced::Attached(Attached { attach, ended })) => {
+                        self.counters.count_ended(&ended);
+                        Down::Announced { session, attach, latest }
+                    }
+                    Some(Announced::Refused(reason)) => {
+                        self.counters.count_ended(&[reason]);
+                        kick(reason)
+                    }
                     None => return,
                 }
             }
-            Ok(reply) => unreachable!("an announcement is admitted or refused, not {reply:?}"),
+            Ok((reply, _)) => unreachable!("an announcement is admitted or refused, not {reply:?}"),
             Err(RequestError::NotSignedIn) => {
                 self.routes.detach(at, user, device);
                 kick(CloseReason::TokenRevoked)
@@ -382,6 +435,16 @@ impl Engine {
             sends: self.counters.sends.get(),
             control_epoch: self.store.control_epoch(),
         }
+    }
+}
+
+/// Whose session comes online.
+fn arriving(command: &Command, output: &Output) -> Option<UserId> {
+    let comes =
+        matches!(command, Command::Attach { .. } | Command::AttachVouched { .. } | Command::Announce { .. });
+    match output.result {
+        Ok(Reply::Admitted(Admitted { user, .. })) if comes => Some(user),
+        _ => None,
     }
 }
 

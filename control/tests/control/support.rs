@@ -11,6 +11,7 @@ use gimbal_control::command::{
 };
 use gimbal_control::error::RequestError;
 use gimbal_control::log::{CommandLog, EmbeddedLog};
+use gimbal_control::route::policy::Policy;
 use gimbal_control::store::memory::MemoryStore;
 use gimbal_control::store::rocks::{RocksOptions, RocksStore};
 use gimbal_control::store::{Scan, Store, Table};
@@ -85,8 +86,12 @@ impl Node {
     }
 
     pub(crate) fn with_log(store: Arc<dyn Store>, log: Box<dyn CommandLog>) -> Self {
+        Self::with_policy(store, log, Policy::all())
+    }
+
+    pub(crate) fn with_policy(store: Arc<dyn Store>, log: Box<dyn CommandLog>, devices: Policy) -> Self {
         let counters = Arc::new(Counters::default());
-        let engine = Engine::new(Arc::clone(&store), log, Arc::clone(&counters));
+        let engine = Engine::new(Arc::clone(&store), log, Arc::clone(&counters), devices);
         Self { store, engine, counters, now_ms: START_MS, lanes: 0 }
     }
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use gimbal_codec::{Attach, DeviceId, GatewayId, RoomId, Seq, ShardId, UserId};
+use gimbal_codec::{Attach, CloseReason, DeviceId, GatewayId, RoomId, Seq, ShardId, UserId};
+use gimbal_control::config::devices::{Conflict, PolicyName};
 use gimbal_rpc::{
     link::{Caller, Down, Hello, Tag, Up},
     link_v1::{self as pb, link_client::LinkClient},
@@ -320,5 +321,51 @@ async fn a_gateway_that_does_not_read_loses_room_messages_first_and_its_stream_a
     let (_, page) = rig.http("/metrics").await;
     assert!(page.contains("gimbal_control_link_ends_total{reason=\"down_full\"} 1"), "{page}");
     assert!(page.contains("gimbal_control_dropped_total{reason=\"room_link_full\"} 1"), "{page}");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_policy_over_a_users_devices_holds_over_the_link_and_after_a_restart_of_control() {
+    let dir = tempfile::tempdir().unwrap();
+    let with = |policy, conflict| {
+        let mut config = config(dir.path());
+        config.devices.policy = policy;
+        config.devices.conflict = conflict;
+        Rig::with(config)
+    };
+    let rig = with(PolicyName::One, Conflict::Takeover).await;
+    let (phone, tablet) = (rig.person("1").await, rig.person("1").await);
+    assert_eq!(phone.user, tablet.user);
+    let mut remote = Remote::linked(&rig, 1).await;
+    let of_phone = remote.attach(&phone, 1).await;
+    remote.submit(vec![tablet.sign_in(session(2))]).await;
+    let kick = Down::Kick { session: session(1), attach: of_phone, reason: CloseReason::OtherDevice };
+    assert_eq!(remote.next().await, kick);
+    let Down::SignedIn { attach: of_tablet, .. } = remote.next().await else { panic!("signed in") };
+    let (_, page) = rig.http("/metrics").await;
+    let ended = "gimbal_control_policy_ends_total{reason=\"other_device\"} 1";
+    assert!(page.lines().any(|line| line == ended), "{page}");
+    drop(remote);
+    rig.stop().await;
+
+    // As if both had been online: the older one has lost its place for good.
+    let rig = with(PolicyName::One, Conflict::Refuse).await;
+    let mut remote = Remote::linked(&rig, 1).await;
+    for (person, index, attach) in [(&phone, 1, of_phone), (&tablet, 2, of_tablet)] {
+        let (caller, cursor) = (caller(person, index, attach), Some(Seq::new(0)));
+        remote.submit(vec![Up::Announce { caller, cursor, peer: String::new() }]).await;
+    }
+    assert!(matches!(remote.next().await, Down::Announced { .. }), "nobody else is known yet");
+    let mut items = [remote.next().await, remote.next().await];
+    items.sort_by_key(|item| matches!(item, Down::Kick { .. }));
+    let [Down::Announced { session: stays, .. }, Down::Kick { session: ends, reason, .. }] = items else {
+        panic!("{items:?}")
+    };
+    assert_eq!((stays, ends, reason), (session(2), session(1), CloseReason::OtherDevice));
+    remote.submit(vec![phone.sign_in(session(3))]).await;
+    let Down::SignInRefused { session: refused, refusal } = remote.next().await else { panic!("refused") };
+    assert_eq!((refused, refusal.code), (session(3), gimbal_codec::code::DEVICE_TAKEN));
+    assert_eq!(sessions(&rig).await.len(), 1);
+    drop(remote);
     rig.stop().await;
 }

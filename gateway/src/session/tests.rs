@@ -195,6 +195,8 @@ fn a_refused_sign_in_is_answered_and_then_closed() {
         (code::DEVICE_NOT_FOUND, CloseReason::SignInFailed),
         (code::BUSY, CloseReason::Overloaded),
         (code::UNAVAILABLE, CloseReason::Unavailable),
+        (code::DEVICE_TAKEN, CloseReason::DeviceRefused),
+        (code::TOO_MANY_SESSIONS, CloseReason::DeviceRefused),
     ] {
         let mut fixture = Fixture::fresh();
         fixture.sign_in(None).unwrap();
