@@ -1,5 +1,6 @@
 //! What all load scenarios share: a server to aim at, a fleet of registered devices, cheap sockets.
 
+pub mod certificates;
 pub mod crowd;
 pub mod fleet;
 pub mod inbox;
@@ -7,17 +8,20 @@ pub mod limits;
 pub mod mailboxes;
 pub mod probe;
 pub mod publisher;
+pub mod quic;
 pub mod rounds;
 pub mod server;
 pub mod sockets;
 pub mod source;
 pub mod stage;
 pub mod stop;
+pub mod tls;
 pub mod watch;
 pub mod worker;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -32,6 +36,8 @@ pub struct Target {
     pub address: SocketAddr,
     /// Speak WebSocket.
     pub websocket: bool,
+    /// Connections are over QUIC, and trust the authority in this file.
+    pub quic: Option<PathBuf>,
     /// Control's gRPC port.
     pub grpc: String,
     /// Backend key.
@@ -46,21 +52,37 @@ pub struct Target {
     pub processes: usize,
     /// The server this run started itself; stopped when the target is dropped.
     pub server: Option<server::Server>,
+    /// Of that server, if it has one.
+    pub certificates: Option<certificates::Certificates>,
 }
 
 /// Where and how clients connect.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Place {
     /// Of the gateway.
     pub address: SocketAddr,
     /// Speak WebSocket.
     pub websocket: bool,
+    /// Speak QUIC, and trust the authority in this file.
+    pub quic: Option<PathBuf>,
+}
+
+impl Place {
+    /// Sockets that speak so, of these local addresses.
+    ///
+    /// # Errors
+    /// When the kernel gives none, or the authority is of no use.
+    pub fn sockets(&self, sources: &[Ipv4Addr]) -> Result<sockets::Sockets> {
+        let sockets = sockets::Sockets::with_sources(sources).context("no epoll")?;
+        let quic = self.quic.as_deref().map(quic::client).transpose()?;
+        sockets.over_websocket(self.websocket).over_quic(quic)
+    }
 }
 
 impl Target {
     /// Where and how clients connect.
-    pub const fn place(&self) -> Place {
-        Place { address: self.address, websocket: self.websocket }
+    pub fn place(&self) -> Place {
+        Place { address: self.address, websocket: self.websocket, quic: self.quic.clone() }
     }
 
     /// Just a process to look at, on ports nobody listens on: what the watch's tests need.
@@ -69,6 +91,8 @@ impl Target {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
             websocket: false,
+            quic: None,
+            certificates: None,
             grpc: "http://127.0.0.1:1".into(),
             key: String::new(),
             pids: vec![pid],

@@ -161,7 +161,7 @@ impl Crowd {
         part: Part,
         live: Arc<Live>,
     ) -> Result<Self> {
-        let sockets = Sockets::with_sources(sources).context("no epoll")?.over_websocket(place.websocket);
+        let sockets = place.sockets(sources)?;
         Ok(Self { place, members, sockets, state: State::default(), part, live })
     }
 

@@ -15,16 +15,20 @@ use crate::websocket::Pipe;
 /// How long a gateway may take to accept, and then to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Asks a gateway for one answer: to a heartbeat before sign-in, which every version refuses with a code.
+/// Asks a gateway for one answer: to a heartbeat before sign-in, which every version refuses with a code. Over QUIC the handshake
+/// of the first connection tells as much.
 ///
 /// # Errors
 /// Nobody listens, it closes, it is silent, or it speaks another protocol.
-pub fn gateway(place: Place) -> Result<()> {
+pub fn gateway(place: &Place) -> Result<()> {
+    if place.quic.is_some() {
+        return Ok(());
+    }
     ask(place, TIMEOUT).with_context(|| format!("cannot load {}", place.address))
 }
 
-fn ask(Place { address, websocket }: Place, timeout: Duration) -> Result<()> {
-    let mut stream = match TcpStream::connect_timeout(&address, timeout) {
+fn ask(Place { address, websocket, .. }: &Place, timeout: Duration) -> Result<()> {
+    let mut stream = match TcpStream::connect_timeout(address, timeout) {
         Ok(stream) => stream,
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
             bail!("nobody listens there; is the server running, and is this its client port?")
@@ -89,7 +93,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("it is bound");
         let thread = thread::spawn(move || treat(listener.accept().expect("we connect").0));
-        let told = ask(Place { address, websocket: false }, Duration::from_millis(200))
+        let told = ask(&Place { address, websocket: false, quic: None }, Duration::from_millis(200))
             .expect_err("it is no gateway");
         thread.join().expect("it only writes");
         format!("{told:#}")
@@ -108,7 +112,8 @@ mod tests {
         expect(told(drop), "closed");
         let free =
             TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
-        let told = ask(Place { address: free, websocket: false }, TIMEOUT).expect_err("nobody is there");
+        let told = ask(&Place { address: free, websocket: false, quic: None }, TIMEOUT)
+            .expect_err("nobody is there");
         assert!(told.to_string().contains("nobody listens"), "{told:#}");
     }
 }

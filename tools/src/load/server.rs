@@ -8,6 +8,7 @@ use std::{
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     thread,
     time::Duration,
 };
@@ -28,7 +29,7 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// Where it differs from the defaults: a load is to find what the server can do, not what one client may.
 const CONFIG_FILE: &str = "config.toml";
-const CONFIG: &str = "[gateway]\nsignals_per_second = 0\nframes_per_second = 0\n\
+pub const CONFIG: &str = "[gateway]\nsignals_per_second = 0\nframes_per_second = 0\n\
     bytes_per_second = \"0B\"\nsign_ins_per_second = 0\n";
 
 /// What a child is.
@@ -99,11 +100,19 @@ impl Server {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_as(role: Role, args: &[&str]) -> Result<Self> {
+        Self::start_configured(role, args, CONFIG)
+    }
+
+    /// As [`Self::start_as`], with the text of its configuration file.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_configured(role: Role, args: &[&str], config: &str) -> Result<Self> {
         let dir =
             tempfile::Builder::new().prefix("gimbal-load-").tempdir().context("no temporary directory")?;
         let ports @ [address, websocket, grpc, http] = free_ports()?;
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
-        fs::write(dir.path().join(CONFIG_FILE), CONFIG).context("no configuration file")?;
+        fs::write(dir.path().join(CONFIG_FILE), config).context("no configuration file")?;
         let child = spawn(role, dir.path(), ports, &args)?;
         let mut server = Self { child, role, dir, args, address, websocket, grpc, http };
         server.wait_ready()?;
@@ -149,9 +158,19 @@ impl Server {
         Ok(())
     }
 
+    /// Whether it has not ended.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// All it wrote so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
     /// The last 20 lines it wrote.
     pub fn log_tail(&self) -> String {
-        let text = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        let text = self.log();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
@@ -201,13 +220,29 @@ fn spawn(role: Role, dir: &Path, ports: Ports, args: &[String]) -> Result<Child>
 /// TCP, WebSocket, gRPC and HTTP.
 type Ports = [SocketAddr; 4];
 
-/// Loopback ports that nobody uses now.
-fn free_ports() -> Result<Ports> {
-    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port");
-    let listeners = [bind()?, bind()?, bind()?, bind()?];
-    let [a, b, c, d] = &listeners;
-    Ok([a.local_addr()?, b.local_addr()?, c.local_addr()?, d.local_addr()?])
+/// Loopback ports that nobody uses now, below the range from which the kernel usually takes those of outgoing connections: a
+/// load makes so many of these that one could be taken before the server listens.
+///
+/// # Errors
+/// When there are none.
+pub fn free_ports() -> Result<[SocketAddr; 4]> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = PORTS_FIRST + (std::process::id() % PORT_BLOCKS) as u16 * PORTS_EACH;
+    let mut free = Vec::new();
+    for _ in 0..PORTS_EACH {
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS_EACH;
+        free.extend(TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
+        if let [a, b, c, d] = &free[..] {
+            return Ok([a.local_addr()?, b.local_addr()?, c.local_addr()?, d.local_addr()?]);
+        }
+    }
+    bail!("no free ports from {first} on")
 }
+
+/// Ports of all processes like this one, in blocks of which each takes one by its id.
+const PORTS_FIRST: u16 = 27_000;
+const PORTS_EACH: u16 = 32;
+const PORT_BLOCKS: u32 = 170;
 
 /// Whether `GET path` is answered with 200.
 pub fn http_ok(address: SocketAddr, path: &str) -> bool {

@@ -2,14 +2,18 @@
 //!
 //! The load client shares a machine with the server it measures, so it must be cheap and its timer fine.
 
+mod conn;
+
 use std::{
-    io::{self, Read as _, Write as _},
+    io,
     net::{Ipv4Addr, SocketAddr, TcpStream},
     os::fd::OwnedFd,
+    sync::Arc,
     time::Duration,
 };
 
-use gimbal_codec::{Decoder, Packet};
+use gimbal_codec::Packet;
+use quinn_proto::ClientConfig as QuicConfig;
 use rustix::{
     buffer::spare_capacity,
     event::{
@@ -17,9 +21,13 @@ use rustix::{
         epoll::{self, CreateFlags, EventData, EventFlags},
     },
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use rustls::ClientConfig;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use super::{quic::Quic, tls::Tls};
 use crate::websocket::Pipe;
+
+use conn::{Conn, Layer, Stream};
 
 /// Bytes read from one socket at a time.
 const READ_BYTES: usize = 64 * 1024;
@@ -36,22 +44,6 @@ pub enum Event<'a> {
     Closed(String),
 }
 
-struct Conn {
-    stream: TcpStream,
-    decoder: Decoder,
-    /// Over WebSocket.
-    pipe: Option<Box<Pipe>>,
-    /// Bytes to send; those before `sent` are gone.
-    out: Vec<u8>,
-    sent: usize,
-    /// In `Sockets::dirty`.
-    dirty: bool,
-    /// The socket took less than it was given, or is not connected yet; epoll says when it takes more.
-    blocked: bool,
-    /// Nothing is read.
-    stalled: bool,
-}
-
 /// The connections, by the index that [`Sockets::connect`] returned. A closed one keeps its index.
 pub struct Sockets {
     epoll: OwnedFd,
@@ -62,7 +54,12 @@ pub struct Sockets {
     chunk: Vec<u8>,
     sources: Vec<Ipv4Addr>,
     websocket: bool,
+    tls: Option<Arc<ClientConfig>>,
+    quic: Option<Box<Quic>>,
 }
+
+/// What epoll tells of the socket of all QUIC connections.
+const QUIC: u64 = u64::MAX;
 
 impl Sockets {
     /// No connections yet.
@@ -79,6 +76,8 @@ impl Sockets {
             chunk: vec![0; READ_BYTES],
             sources: Vec::new(),
             websocket: false,
+            tls: None,
+            quic: None,
         })
     }
 
@@ -86,6 +85,24 @@ impl Sockets {
     #[must_use]
     pub fn over_websocket(self, websocket: bool) -> Self {
         Self { websocket, ..self }
+    }
+
+    /// Connections made from now on speak TLS as `config` says, if there is one.
+    #[must_use]
+    pub fn over_tls(self, config: Option<Arc<ClientConfig>>) -> Self {
+        Self { tls: config, ..self }
+    }
+
+    /// Connections are over QUIC as `config` says, if there is one; nothing else then is.
+    ///
+    /// # Errors
+    /// When there is no UDP port.
+    pub fn over_quic(mut self, config: Option<QuicConfig>) -> anyhow::Result<Self> {
+        let Some(config) = config else { return Ok(self) };
+        let quic = Quic::new(config, self.sources.first().copied())?;
+        epoll::add(&self.epoll, quic.socket(), EventData::new_u64(QUIC), EventFlags::IN)?;
+        self.quic = Some(Box::new(quic));
+        Ok(self)
     }
 
     /// As [`Self::new`], with local addresses that connections take in turn.
@@ -101,10 +118,14 @@ impl Sockets {
     /// # Errors
     /// When the server refuses or no descriptor is free.
     pub fn connect(&mut self, address: SocketAddr) -> io::Result<usize> {
+        if self.quic.is_some() {
+            return self.begin_connect(address);
+        }
         let socket = self.socket(address)?;
         socket.connect(&address.into())?;
         socket.set_nonblocking(true)?;
-        self.add(socket.into(), address, false)
+        let (layer, tls, out) = self.layers(address)?;
+        self.add(Stream::Tcp(socket.into()), layer, tls, out, false)
     }
 
     /// As [`Self::connect`] without waiting: what is written leaves when the connection is there, and a refusal is an
@@ -113,6 +134,34 @@ impl Sockets {
     /// # Errors
     /// When no descriptor or local port is free.
     pub fn begin_connect(&mut self, address: SocketAddr) -> io::Result<usize> {
+        if let Some(quic) = &mut self.quic {
+            quic.connect(self.conns.len(), address)?;
+            return self.add(Stream::Quic(address), Layer::Frames, None, Vec::new(), true);
+        }
+        let (layer, tls, out) = self.layers(address)?;
+        self.begin(address, layer, tls, out)
+    }
+
+    /// As [`Self::begin_connect`], with nothing above TCP: what is to be said is [`Self::write_wire`]'s, and of the answers
+    /// only the end is told. Over QUIC a handshake is begun and forgotten, and nothing is told.
+    ///
+    /// # Errors
+    /// As [`Self::begin_connect`].
+    pub fn begin_bare(&mut self, address: SocketAddr) -> io::Result<usize> {
+        if let Some(quic) = &mut self.quic {
+            quic.knock(address)?;
+            return self.add(Stream::Quic(address), Layer::Bare, None, Vec::new(), true);
+        }
+        self.begin(address, Layer::Bare, None, Vec::new())
+    }
+
+    fn begin(
+        &mut self,
+        address: SocketAddr,
+        layer: Layer,
+        tls: Option<Box<Tls>>,
+        out: Vec<u8>,
+    ) -> io::Result<usize> {
         let socket = self.socket(address)?;
         socket.set_nonblocking(true)?;
         match socket.connect(&address.into()) {
@@ -120,7 +169,23 @@ impl Sockets {
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
             Err(error) => return Err(error),
         }
-        self.add(socket.into(), address, true)
+        self.add(Stream::Tcp(socket.into()), layer, tls, out, true)
+    }
+
+    /// What a new connection speaks, and its first bytes.
+    fn layers(&self, address: SocketAddr) -> io::Result<(Layer, Option<Box<Tls>>, Vec<u8>)> {
+        let (layer, request) = match self.websocket {
+            true => {
+                let (pipe, request) = Pipe::new(&address.to_string(), "/ws", self.conns.len() as u64);
+                (Layer::Messages(Box::new(pipe)), request)
+            }
+            false => (Layer::Frames, Vec::new()),
+        };
+        let Some(config) = &self.tls else { return Ok((layer, None, request)) };
+        let mut tls = Tls::new(config, address).map_err(io::Error::other)?;
+        let mut out = Vec::new();
+        tls.outgoing(&request, &mut out);
+        Ok((layer, Some(Box::new(tls)), out))
     }
 
     /// Ends a connection without a word to anybody; its index stays its own.
@@ -128,14 +193,19 @@ impl Sockets {
         if let Some(slot) = self.conns.get_mut(index) {
             *slot = None; // closing the descriptor takes it out of epoll
         }
+        if let Some(quic) = &mut self.quic {
+            quic.close(index);
+        }
     }
 
     /// Stops to read a connection, or goes on: its bytes wait in the kernel, and then at the server.
     pub fn stall(&mut self, index: usize, stalled: bool) {
         let Some(Some(conn)) = self.conns.get_mut(index) else { return };
         conn.stalled = stalled;
-        // An error shows at the next read of the same socket.
-        let _ = epoll::modify(&self.epoll, &conn.stream, EventData::new_u64(index as u64), conn.flags());
+        conn.watch(&self.epoll, index);
+        if let Some(quic) = &mut self.quic {
+            quic.look_again(index);
+        }
     }
 
     fn socket(&self, address: SocketAddr) -> io::Result<Socket> {
@@ -147,28 +217,101 @@ impl Sockets {
         Ok(socket)
     }
 
-    fn add(&mut self, stream: TcpStream, address: SocketAddr, blocked: bool) -> io::Result<usize> {
-        stream.set_nodelay(true)?;
+    fn add(
+        &mut self,
+        stream: Stream,
+        layer: Layer,
+        tls: Option<Box<Tls>>,
+        out: Vec<u8>,
+        blocked: bool,
+    ) -> io::Result<usize> {
         let index = self.conns.len();
-        let (pipe, out) = match self.websocket {
-            true => {
-                let (pipe, request) = Pipe::new(&address.to_string(), "/ws", index as u64);
-                (Some(Box::new(pipe)), request)
-            }
-            false => (None, Vec::new()),
-        };
-        let decoder = Decoder::new();
-        let conn = Conn { stream, decoder, pipe, out, sent: 0, dirty: false, blocked, stalled: false };
-        epoll::add(&self.epoll, &conn.stream, EventData::new_u64(index as u64), conn.flags())?;
+        let conn = Conn::new(stream, layer, tls, out, blocked);
+        if let Stream::Tcp(stream) = &conn.stream {
+            stream.set_nodelay(true)?;
+            epoll::add(&self.epoll, stream, EventData::new_u64(index as u64), conn.flags())?;
+        }
         self.conns.push(Some(conn));
-        self.write(index, |_| ()); // the request
+        self.write(index, |_| ()); // what it begins with
         Ok(index)
+    }
+
+    /// Ends a connection with a reset instead of an end.
+    pub fn reset(&mut self, index: usize) {
+        if let (Some(quic), Some(slot)) = (&mut self.quic, self.conns.get_mut(index)) {
+            *slot = None;
+            return quic.reset(index);
+        }
+        if let Some(stream) = self.tcp(index) {
+            // It is closed all the same when the option is not taken.
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+        self.close(index);
+    }
+
+    /// Bounds what the kernel keeps of what a TCP connection was sent and has not read, in bytes.
+    pub fn keep_received(&mut self, index: usize, bytes: usize) {
+        if let Some(stream) = self.tcp(index) {
+            // Without it only more is kept.
+            let _ = SockRef::from(stream).set_recv_buffer_size(bytes);
+        }
+    }
+
+    fn tcp(&self, index: usize) -> Option<&TcpStream> {
+        self.conns.get(index).and_then(Option::as_ref).and_then(Conn::tcp)
+    }
+
+    /// Bytes of a connection that the kernel has not taken.
+    pub fn unsent(&self, index: usize) -> usize {
+        self.conns.get(index).and_then(Option::as_ref).map_or(0, |conn| conn.out.len() - conn.sent)
+    }
+
+    /// Whether a connection is open.
+    pub fn is_open(&self, index: usize) -> bool {
+        matches!(self.conns.get(index), Some(Some(_)))
+    }
+
+    /// Local ports of all open TCP connections.
+    pub fn local_ports(&self) -> Vec<u16> {
+        let port = |conn: &Conn| conn.tcp()?.local_addr().ok().map(|address| address.port());
+        self.conns.iter().flatten().filter_map(port).collect()
+    }
+
+    /// As [`Self::write`], of bytes that are no frames: they are not put into messages, but encrypted where there is TLS.
+    pub fn write_raw(&mut self, index: usize, bytes: &[u8]) {
+        self.write_with(index, |conn| conn.put_raw(bytes));
+    }
+
+    /// As [`Self::write`], of bytes that go into the socket as they are; over QUIC as one datagram.
+    pub fn write_wire(&mut self, index: usize, bytes: &[u8]) {
+        if let (Some(quic), Some(Some(Conn { stream: Stream::Quic(address), .. }))) =
+            (&self.quic, self.conns.get(index))
+        {
+            return quic.say(*address, bytes);
+        }
+        self.write_with(index, |conn| conn.out.extend_from_slice(bytes));
+    }
+
+    /// Asks the peer for new keys, and takes new ones (RFC 8446, 4.6.3; RFC 9001, 6). Without TLS nothing happens.
+    pub fn refresh_keys(&mut self, index: usize) {
+        if let Some(quic) = &mut self.quic {
+            return quic.refresh_keys(index);
+        }
+        self.write_with(index, |conn| {
+            if let Some(tls) = &mut conn.tls {
+                tls.refresh_keys(&mut conn.out);
+            }
+        });
     }
 
     /// Lets `write` append frames for a connection; they leave with the next [`Self::flush`]. Nothing happens on a closed one.
     pub fn write(&mut self, index: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        self.write_with(index, |conn| conn.put(write));
+    }
+
+    fn write_with(&mut self, index: usize, write: impl FnOnce(&mut Conn)) {
         let Some(Some(conn)) = self.conns.get_mut(index) else { return };
-        conn.put(write);
+        write(conn);
         if !conn.dirty && !conn.blocked {
             conn.dirty = true;
             self.dirty.push(index);
@@ -181,12 +324,13 @@ impl Sockets {
             let Some(Some(conn)) = self.conns.get_mut(index) else { continue };
             conn.dirty = false;
             let was_blocked = conn.blocked;
-            conn.send();
+            conn.send(index, self.quic.as_deref_mut());
             if conn.blocked != was_blocked {
-                // An error shows at the next read of the same socket.
-                let data = EventData::new_u64(index as u64);
-                let _ = epoll::modify(&self.epoll, &conn.stream, data, conn.flags());
+                conn.watch(&self.epoll, index);
             }
+        }
+        if let Some(quic) = &mut self.quic {
+            quic.flush();
         }
     }
 
@@ -202,6 +346,7 @@ impl Sockets {
     ) -> io::Result<()> {
         self.flush();
         self.events.clear();
+        let timeout = self.quic.as_ref().map_or(timeout, |quic| quic.bounded(timeout));
         let timeout =
             Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&timeout)) {
@@ -212,9 +357,8 @@ impl Sockets {
         self.ready.extend(self.events.iter().map(|event| (event.data.u64() as usize, event.flags)));
         for at in 0..self.ready.len() {
             let (index, flags) = self.ready[at];
-            let stalled =
-                self.conns.get(index).is_some_and(|conn| conn.as_ref().is_some_and(|conn| conn.stalled));
-            if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) && !stalled {
+            if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) && !self.is_stalled(index)
+            {
                 self.read(index, each);
             }
             let Some(Some(conn)) = self.conns.get_mut(index) else { continue };
@@ -226,8 +370,35 @@ impl Sockets {
                 self.dirty.push(index);
             }
         }
+        self.poll_quic(each);
         self.flush();
         Ok(())
+    }
+
+    fn poll_quic(&mut self, each: &mut impl FnMut(usize, Event<'_>, &mut Vec<u8>)) {
+        let Some(quic) = &mut self.quic else { return };
+        quic.turn();
+        while let Some(index) = self.quic.as_mut().and_then(|quic| quic.next_readable()) {
+            while !self.is_stalled(index) && self.read(index, each) {}
+            let has_more = self.unsent(index) > 0;
+            self.send_soon(index, has_more);
+        }
+        while let Some(index) = self.quic.as_mut().and_then(|quic| quic.next_writable()) {
+            // Also one that has nothing to say learns that it may.
+            self.send_soon(index, true);
+        }
+    }
+
+    fn is_stalled(&self, index: usize) -> bool {
+        self.conns.get(index).is_some_and(|conn| conn.as_ref().is_some_and(|conn| conn.stalled))
+    }
+
+    fn send_soon(&mut self, index: usize, is_due: bool) {
+        let Some(Some(conn)) = self.conns.get_mut(index) else { return };
+        if is_due && !conn.dirty {
+            conn.dirty = true;
+            self.dirty.push(index);
+        }
     }
 
     /// Connections that are still open.
@@ -235,92 +406,19 @@ impl Sockets {
         self.conns.iter().flatten().count()
     }
 
-    fn read(&mut self, index: usize, each: &mut impl FnMut(usize, Event<'_>, &mut Vec<u8>)) {
-        let Some(slot) = self.conns.get_mut(index) else { return };
-        let Some(conn) = slot else { return };
-        if let Err(why) =
-            conn.receive(&mut self.chunk, &mut |packet, out| each(index, Event::Frame(packet), out))
-        {
-            *slot = None; // closing the descriptor takes it out of epoll
-            each(index, Event::Closed(why), &mut Vec::new());
-        }
-    }
-}
-
-impl Conn {
-    fn flags(&self) -> EventFlags {
-        let mut flags = EventFlags::empty();
-        flags.set(EventFlags::IN, !self.stalled);
-        flags.set(EventFlags::OUT, self.blocked);
-        flags
-    }
-
-    /// Lets `write` append whole frames to what is sent.
-    fn put(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let Some(pipe) = &mut self.pipe else { return write(&mut self.out) };
-        let mut frames = Vec::new();
-        write(&mut frames);
-        pipe.outgoing(&frames, &mut self.out);
-    }
-
-    fn send(&mut self) {
-        if self.out.is_empty() {
-            self.blocked = false;
-            return;
-        }
-        match self.stream.write(&self.out[self.sent..]) {
-            Ok(bytes) => self.sent += bytes,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.sent = self.out.len(), // the read side reports the broken connection
-        }
-        self.blocked = self.sent < self.out.len();
-        if !self.blocked {
-            self.out.clear();
-            self.sent = 0;
-        } else if self.sent > READ_BYTES {
-            self.out.drain(..self.sent);
-            self.sent = 0;
-        }
-    }
-
-    /// One read; level-triggered epoll comes back when there is more.
-    fn receive(
-        &mut self,
-        chunk: &mut [u8],
-        each: &mut impl FnMut(Packet<'_>, &mut Vec<u8>),
-    ) -> Result<(), String> {
-        let bytes = match self.stream.read(chunk) {
-            Ok(0) => return Err("closed by the server".into()),
-            Ok(bytes) => bytes,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                return Ok(());
+    /// `true`: there was something, and may be more.
+    fn read(&mut self, index: usize, each: &mut impl FnMut(usize, Event<'_>, &mut Vec<u8>)) -> bool {
+        let Some(slot) = self.conns.get_mut(index) else { return false };
+        let Some(conn) = slot else { return false };
+        let quic = self.quic.as_deref_mut();
+        let each_packet = &mut |packet: Packet<'_>, out: &mut Vec<u8>| each(index, Event::Frame(packet), out);
+        match conn.receive(index, quic, &mut self.chunk, each_packet) {
+            Ok(there_was) => there_was,
+            Err(why) => {
+                self.close(index);
+                each(index, Event::Closed(why), &mut Vec::new());
+                false
             }
-            Err(error) => return Err(error.to_string()),
-        };
-        let Some(pipe) = &mut self.pipe else {
-            return take(&mut self.decoder, &chunk[..bytes], &mut self.out, each);
-        };
-        let (mut frames, mut answers) = (Vec::new(), Vec::new());
-        pipe.incoming(&chunk[..bytes], &mut frames, &mut self.out).map_err(|error| error.to_string())?;
-        take(&mut self.decoder, &frames, &mut answers, each)?;
-        pipe.outgoing(&answers, &mut self.out);
-        Ok(())
-    }
-}
-
-/// Gives every frame that ends in `chunk` to `each`.
-fn take(
-    decoder: &mut Decoder,
-    chunk: &[u8],
-    out: &mut Vec<u8>,
-    each: &mut impl FnMut(Packet<'_>, &mut Vec<u8>),
-) -> Result<(), String> {
-    let mut feed = decoder.feed(chunk);
-    loop {
-        match feed.next_frame(FRAME_BYTES_MAX) {
-            Ok(Some(body)) => each(Packet::decode(body).map_err(|error| error.to_string())?, out),
-            Ok(None) => return Ok(()),
-            Err(error) => return Err(error.to_string()),
         }
     }
 }

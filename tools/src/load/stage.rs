@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
@@ -42,7 +42,7 @@ impl<'a> Stage<'a> {
     /// What is short, what is wrong with the target, or the first refused registration.
     pub fn open(target: &'a Target, connections: usize) -> Result<Self> {
         limits::check(target, connections)?;
-        probe::gateway(target.place())?;
+        probe::gateway(&target.place())?;
         let facts = RunFacts::collect(clock::unix());
         let runtime = fleet::runtime()?;
         let api = runtime.block_on(Api::connect(&target.grpc))?;
@@ -57,8 +57,7 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// As [`fleet::sign_in`].
     pub fn sign_in(&self) -> Result<Sockets> {
-        let sockets = Sockets::with_sources(&self.target.sources).context("no epoll")?;
-        let mut sockets = sockets.over_websocket(self.target.websocket);
+        let mut sockets = self.target.place().sockets(&self.target.sources)?;
         let bar = progress(self.members.len() as u64, "sign in");
         fleet::sign_in(&mut sockets, self.target.address, &self.members, &bar)?;
         bar.finish_and_clear();

@@ -67,6 +67,18 @@ fn connect_in_small_signs_everybody_in_at_a_rate_and_all_at_once() {
 }
 
 #[test]
+fn quic_carries_a_load_as_tcp_does() {
+    let report = good("steady --quic --connections 10 --rate 200 --warm-up 0 --duration 1");
+    assert_eq!(count(&report, "acked"), count(&report, "delivered"));
+    let report = good("connect --quic --connections 100 --open 8 --hold 0.1 --processes 2");
+    assert_eq!(count(&report, "signed_in"), 100);
+    let report = good("idle --quic --low 10 --high 30 --settle 0.1 --hold 1 --heartbeat 0.25");
+    assert!(count(&report, "heartbeats") >= 30);
+    let report = good("room --quic --members 30 --window 4 --round 0.2 --rounds 2");
+    assert!(count(&report, "delivered") > 0);
+}
+
+#[test]
 fn idle_in_small_keeps_everybody_alive() {
     let report = good("idle --low 20 --high 60 --settle 0.1 --hold 1 --heartbeat 0.25");
     assert!(count(&report, "heartbeats") >= 60);

@@ -9,8 +9,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use gimbal::{
     load::{
-        Target, pin, pinned,
-        server::{Role, Server},
+        Target,
+        certificates::Certificates,
+        pin, pinned,
+        server::{CONFIG, Role, Server},
         source,
     },
     report::{Report, write_json, write_page},
@@ -30,12 +32,18 @@ pub(super) struct Aim {
     /// Start a server of our own with a temporary data directory, and stop it afterwards
     #[arg(long, conflicts_with = "target")]
     start: bool,
-    /// The gateway's client port [default: 127.0.0.1:8002, with --websocket 127.0.0.1:8003]
+    /// The gateway's client port [default: 127.0.0.1:8002, with --websocket 127.0.0.1:8003, with --quic 127.0.0.1:8004]
     #[arg(long, env = "GIMBAL_ADDRESS", value_name = "HOST:PORT")]
     target: Option<String>,
     /// Load it over WebSocket
     #[arg(long)]
     websocket: bool,
+    /// Load it over QUIC
+    #[arg(long, conflicts_with = "websocket")]
+    quic: bool,
+    /// With --quic: the authority that has signed the gateway's certificate (PEM)
+    #[arg(long, requires = "quic", conflicts_with = "start", value_name = "FILE")]
+    gateway_ca: Option<PathBuf>,
     #[command(flatten)]
     grpc: GrpcArgs,
     #[command(flatten)]
@@ -81,13 +89,20 @@ impl Aim {
         let sources = self.sources()?;
         if !self.start {
             self.client_cores.as_deref().map(pin).transpose()?;
-            let default = if self.websocket { "127.0.0.1:8003" } else { "127.0.0.1:8002" };
+            let default = match (self.websocket, self.quic) {
+                (true, _) => "127.0.0.1:8003",
+                (_, true) => "127.0.0.1:8004",
+                _ => "127.0.0.1:8002",
+            };
+            ensure!(!self.quic || self.gateway_ca.is_some(), "--quic needs --gateway-ca");
             let address = resolve(self.target.as_deref().unwrap_or(default))?;
             let guess = (!self.server_pid.is_empty()).then(|| SocketAddr::new(address.ip(), HTTP_PORT));
             let http = self.server_http.as_deref().map(resolve).transpose()?.or(guess);
             return Ok(Target {
                 address,
                 websocket: self.websocket,
+                quic: self.gateway_ca.clone(),
+                certificates: None,
                 grpc: self.grpc.grpc.clone(),
                 key,
                 pids: self.server_pid.clone(),
@@ -97,8 +112,21 @@ impl Aim {
                 server: None,
             });
         }
+        if self.quic {
+            return self.open_quic(sources);
+        }
         let server = self.start(Role::Serve)?;
         self.aimed_at(server, Vec::new())
+    }
+
+    /// A server of our own with a certificate, which it keeps as long as it lives.
+    fn open_quic(&self, sources: Vec<Ipv4Addr>) -> Result<Target> {
+        let certificates = Certificates::new()?;
+        let config = CONFIG.to_owned() + &certificates.tables("", "");
+        let server = self.start_with(|args| Server::start_configured(Role::Serve, args, &config))?;
+        let target = self.aimed_at(server, Vec::new())?;
+        let (address, ca) = (certificates.quic, certificates.ca());
+        Ok(Target { address, quic: Some(ca), sources, certificates: Some(certificates), ..target })
     }
 
     /// Control alone, without a gateway yet.
@@ -108,6 +136,7 @@ impl Aim {
 
     /// A gateway of our own that is linked to `control`.
     pub(super) fn open_gateway(&self, control: &Server, processes: &Processes) -> Result<Target> {
+        ensure!(!self.quic, "over QUIC gateway and control are one process here");
         let gateway = self.start(Role::Gateway { control: control.grpc })?;
         let target = self.aimed_at(gateway, vec![control.pid()])?;
         Ok(Target {
@@ -118,10 +147,17 @@ impl Aim {
     }
 
     fn start(&self, role: Role) -> Result<Server> {
-        let shards = self.server_shards.filter(|_| !matches!(role, Role::Control));
-        let shards = shards.map(|shards| shards.to_string());
+        self.start_with(|args| match role {
+            Role::Control => Server::start_as(role, &[]),
+            _ => Server::start_as(role, args),
+        })
+    }
+
+    /// Whatever `start` starts with these arguments, on the server's cores.
+    fn start_with(&self, start: impl FnOnce(&[&str]) -> Result<Server>) -> Result<Server> {
+        let shards = self.server_shards.map(|shards| shards.to_string());
         let args: Vec<&str> = shards.iter().flat_map(|shards| ["--shards", shards.as_str()]).collect();
-        pinned(self.server_cores.as_deref(), || Server::start_as(role, &args))
+        pinned(self.server_cores.as_deref(), || start(&args))
     }
 
     /// `server`, and whose other processes belong to it.
@@ -130,6 +166,8 @@ impl Aim {
         Ok(Target {
             address: if self.websocket { server.websocket } else { server.address },
             websocket: self.websocket,
+            quic: None,
+            certificates: None,
             grpc: format!("http://{}", server.grpc),
             key: self.key.read()?,
             pids: [vec![server.pid()], others].concat(),
