@@ -11,6 +11,7 @@ pub mod publisher;
 pub mod quic;
 pub mod rounds;
 pub mod server;
+pub mod sockdiag;
 pub mod sockets;
 pub mod source;
 pub mod stage;

@@ -3,6 +3,7 @@
 pub mod connect;
 pub mod echo;
 pub mod group;
+pub mod hostile;
 pub mod idle;
 pub mod mixed;
 pub mod reconnect;

@@ -1,6 +1,7 @@
 //! `gimbal load`: scenarios and what they are aimed at.
 
 mod aim;
+mod hostile;
 mod page;
 mod shapes;
 
@@ -23,6 +24,8 @@ pub(crate) enum Verb {
     Idle(Idle),
     /// A storm of connections and sign-ins.
     Connect(shapes::Connect),
+    /// Hostile peers beside honest clients, one attack after the other, each on a server of its own.
+    Hostile(Box<hostile::Hostile>),
     /// Readers that stall, beside healthy ones in one room.
     Slow(shapes::Slow),
     /// All clients come back at once after a restart of the server.
@@ -245,6 +248,7 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Connect(connect) => connect.run(),
         Verb::Slow(slow) => slow.run(),
+        Verb::Hostile(hostile) => hostile.run(),
         Verb::Reconnect(reconnect) => reconnect.run(),
         Verb::Group(group) => group.run(),
         Verb::Mixed(mixed) => mixed.run(),

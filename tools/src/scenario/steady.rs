@@ -7,7 +7,7 @@
 //! same rate, and syncs of the same disk. The medians of their p99 are compared.
 
 mod bounds;
-mod pair;
+pub(super) mod pair;
 
 use std::{
     sync::Arc,
@@ -67,33 +67,33 @@ pub struct Parameters {
 
 /// Latencies and counts while the run goes on.
 #[derive(Default)]
-struct Meters {
+pub(super) struct Meters {
     /// Of this round.
-    round_acks: Latency,
+    pub(super) round_acks: Latency,
     /// Of the rounds that have ended.
-    acks: Latency,
-    deliveries: Latency,
-    counts: Counts,
+    pub(super) acks: Latency,
+    pub(super) deliveries: Latency,
+    pub(super) counts: Counts,
     /// Acknowledged in the measured time.
-    acked_measured: u64,
+    pub(super) acked_measured: u64,
     /// Given to recipients in the measured time.
-    delivered_measured: u64,
+    pub(super) delivered_measured: u64,
     /// Found in the mailboxes at the end.
-    stored: u64,
+    pub(super) stored: u64,
     /// Messages intended at or after this, nanoseconds of the round, are measured.
-    measure_from_ns: u64,
+    pub(super) measure_from_ns: u64,
     /// And before this.
-    measure_to_ns: u64,
+    pub(super) measure_to_ns: u64,
     /// Now, nanoseconds of the round.
-    now_ns: u64,
+    pub(super) now_ns: u64,
     /// Measured in the rounds before this one, nanoseconds.
-    measured_before_ns: u64,
-    faults: Vec<String>,
+    pub(super) measured_before_ns: u64,
+    pub(super) faults: Vec<String>,
 }
 
 impl Meters {
     /// Whether a message counts that was intended at `at_ns`, however late its answer comes.
-    fn measures(&self, at_ns: u64) -> bool {
+    pub(super) fn measures(&self, at_ns: u64) -> bool {
         (self.measure_from_ns..self.measure_to_ns).contains(&at_ns)
     }
 
@@ -149,7 +149,7 @@ pub fn run(target: &Target, parameters: Parameters, bare_cores: Option<&str>) ->
 }
 
 /// Enters the ledger's judgement of every mailbox.
-fn judge(run: u64, fleet: &Fleet, mailboxes: &[Mailbox], meters: &mut Meters) {
+pub(super) fn judge(run: u64, fleet: &Fleet, mailboxes: &[Mailbox], meters: &mut Meters) {
     for (index, mailbox) in mailboxes.iter().enumerate() {
         let sender = &fleet.peers[index ^ 1];
         meters.stored += mailbox.len() as u64;

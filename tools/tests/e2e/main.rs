@@ -7,6 +7,7 @@ mod crash;
 mod disk;
 mod gim;
 mod harness;
+mod hostile;
 mod load;
 mod measure;
 mod messages;

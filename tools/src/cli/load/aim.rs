@@ -153,6 +153,14 @@ impl Aim {
         })
     }
 
+    /// A server of our own with the text of its configuration file, for what is never aimed at anybody else's.
+    pub(super) fn open_own(&self, config: &str) -> Result<Target> {
+        ensure!(self.start, "this attacks the server: only one of our own may be loaded so (--start)");
+        ensure!(!self.websocket && !self.quic, "here --transport says what is spoken");
+        let server = self.start_with(|args| Server::start_configured(Role::Serve, args, config))?;
+        self.aimed_at(server, Vec::new())
+    }
+
     /// Whatever `start` starts with these arguments, on the server's cores.
     fn start_with(&self, start: impl FnOnce(&[&str]) -> Result<Server>) -> Result<Server> {
         let shards = self.server_shards.map(|shards| shards.to_string());

@@ -15,40 +15,41 @@ use crate::{
 };
 
 /// One connection: it sends to its partner and is sent to by it.
-pub(super) struct Peer {
+pub(in crate::scenario) struct Peer {
     /// Whom it sends to.
-    pub(super) to: UserId,
+    pub(in crate::scenario) to: UserId,
     /// Its own index, and in every mark.
-    pub(super) index: usize,
+    pub(in crate::scenario) index: usize,
     /// What it sent.
-    pub(super) sent: Sent,
+    pub(in crate::scenario) sent: Sent,
     /// When each of its messages should have been sent.
     intended_ns: Vec<u64>,
     /// What it was given.
-    pub(super) received: Received,
+    pub(in crate::scenario) received: Received,
     /// It is over.
-    pub(super) closed: bool,
+    pub(in crate::scenario) closed: bool,
     /// The last frame answered a send.
-    pub(super) was_answered: bool,
+    pub(in crate::scenario) was_answered: bool,
 }
 
 impl Peer {
-    pub(super) fn new(to: UserId, index: usize) -> Self {
+    pub(in crate::scenario) fn new(to: UserId, index: usize) -> Self {
         let (sent, received) = (Sent::default(), Received::default());
         Self { to, index, sent, intended_ns: Vec::new(), received, closed: false, was_answered: false }
     }
 }
 
 /// All connections, by index; `index ^ 1` is the partner.
-pub(super) struct Fleet {
-    pub(super) run: u64,
-    pub(super) bytes: usize,
-    pub(super) peers: Vec<Peer>,
+pub(in crate::scenario) struct Fleet {
+    /// Of this run, in every mark.
+    pub(in crate::scenario) run: u64,
+    pub(in crate::scenario) bytes: usize,
+    pub(in crate::scenario) peers: Vec<Peer>,
 }
 
 impl Fleet {
     /// Appends the next message of a connection to its output.
-    pub(super) fn send(&mut self, index: usize, intended_ns: u64, out: &mut Vec<u8>) {
+    pub(in crate::scenario) fn send(&mut self, index: usize, intended_ns: u64, out: &mut Vec<u8>) {
         let peer = &mut self.peers[index];
         let number = peer.sent.enter();
         peer.intended_ns.push(intended_ns);
@@ -61,7 +62,7 @@ impl Fleet {
     }
 
     /// Everything is answered and everything acknowledged was given to its recipient.
-    pub(super) fn is_complete(&self) -> bool {
+    pub(in crate::scenario) fn is_complete(&self) -> bool {
         self.peers.iter().all(|peer| {
             let partner = &self.peers[peer.index ^ 1];
             peer.sent.open() == 0 && (partner.closed || partner.received.cursor() >= peer.sent.acked() as u64)
@@ -69,7 +70,13 @@ impl Fleet {
     }
 
     /// Takes one event of a connection; what it answers goes to `out`.
-    pub(super) fn handle(&mut self, index: usize, event: Event<'_>, out: &mut Vec<u8>, meters: &mut Meters) {
+    pub(in crate::scenario) fn handle(
+        &mut self,
+        index: usize,
+        event: Event<'_>,
+        out: &mut Vec<u8>,
+        meters: &mut Meters,
+    ) {
         self.peers[index].was_answered = false;
         match event {
             Event::Closed(why) => {
@@ -203,7 +210,7 @@ impl Fleet {
 
 impl Meters {
     /// Puts a fault in words, the first ones only.
-    pub(super) fn fault(&mut self, words: String) {
+    pub(in crate::scenario) fn fault(&mut self, words: String) {
         Report::fault(&mut self.faults, words);
     }
 }
