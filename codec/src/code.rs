@@ -42,3 +42,5 @@ pub const TOO_MANY: i32 = 11011;
 pub const DEVICE_TAKEN: i32 = 11020;
 /// The user has as many sessions as may be, and the server's policy lets them stay.
 pub const TOO_MANY_SESSIONS: i32 = 11021;
+/// Members may not publish in this room.
+pub const PUBLISH_NOT_ALLOWED: i32 = 11022;

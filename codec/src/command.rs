@@ -48,6 +48,8 @@ commands! {
     Leave = 20;
     /// Client: `Signal`; answered only on failure. Server: `Signal` from another session.
     Signal = 21;
+    /// Client: `Publish`. Answer: `Reply` with `Published`.
+    Publish = 22;
     /// Server: `Behind`.
     Behind = 23;
     /// Server: `Close`, the last frame.
@@ -77,7 +79,7 @@ mod tests {
         for &command in Command::ALL {
             assert_eq!(Command::try_from(command.number()), Ok(command));
         }
-        for number in [i32::MIN, -1, 0, 5, 15, 22, 25, i32::MAX] {
+        for number in [i32::MIN, -1, 0, 5, 15, 25, 26, i32::MAX] {
             assert_eq!(Command::try_from(number), Err(UnknownCommand(number)));
         }
     }

@@ -4,6 +4,7 @@ mod auth;
 pub mod devices;
 mod events;
 mod keys;
+pub mod rooms;
 
 use std::{
     collections::BTreeMap,
@@ -76,6 +77,8 @@ pub struct Config {
     pub events: Events,
     /// A user's devices beside each other.
     pub devices: Devices,
+    /// What may be done in rooms.
+    pub rooms: rooms::Rooms,
     /// Bounds.
     pub limits: Limits,
     /// The store's memory.
@@ -213,6 +216,7 @@ impl Default for Config {
             auth: Auth::default(),
             events: Events::default(),
             devices: Devices::default(),
+            rooms: rooms::Rooms::default(),
             limits: Limits::default(),
             store: StoreConfig::default(),
         }
@@ -427,6 +431,7 @@ impl Config {
         first_broken(&rules)?;
         self.events.check()?;
         self.devices.check()?;
+        self.rooms.check()?;
         self.auth.check()
     }
 }

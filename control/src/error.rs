@@ -72,6 +72,9 @@ pub enum RequestError {
     /// The user has as many sessions as may be, and the policy lets them stay.
     #[error("as many devices of this user are online as may be")]
     TooManySessions,
+    /// Members may not publish in this room.
+    #[error("members may not publish in this room")]
+    PublishNotAllowed,
     /// A queue is at its bound; the same call may succeed a little later.
     #[error("the server is at a bound")]
     Busy,
@@ -91,7 +94,7 @@ pub enum RequestError {
 
 impl RequestError {
     /// Every [`Self::reason`].
-    pub const REASONS: [&str; 21] = [
+    pub const REASONS: [&str; 22] = [
         "not_signed_in",
         "bad_code",
         "permission_denied",
@@ -108,6 +111,7 @@ impl RequestError {
         "stale",
         "device_taken",
         "too_many_sessions",
+        "publish_not_allowed",
         "busy",
         "unavailable",
         "auth_unavailable",
@@ -134,6 +138,7 @@ impl RequestError {
             Self::Stale => "stale",
             Self::DeviceTaken => "device_taken",
             Self::TooManySessions => "too_many_sessions",
+            Self::PublishNotAllowed => "publish_not_allowed",
             Self::Busy => "busy",
             Self::Unavailable => "unavailable",
             Self::AuthUnavailable => "auth_unavailable",
@@ -169,6 +174,7 @@ impl RequestError {
             Self::Stale => code::STALE,
             Self::DeviceTaken => code::DEVICE_TAKEN,
             Self::TooManySessions => code::TOO_MANY_SESSIONS,
+            Self::PublishNotAllowed => code::PUBLISH_NOT_ALLOWED,
             Self::Busy => code::BUSY,
             Self::Unavailable | Self::AuthUnavailable => code::UNAVAILABLE,
             Self::AccountsElsewhere => code::BAD_REQUEST,
@@ -184,7 +190,9 @@ impl RequestError {
     const fn status_code(self) -> Code {
         match self {
             Self::NotSignedIn => Code::Unauthenticated,
-            Self::PermissionDenied | Self::NoScope { .. } | Self::Blocked => Code::PermissionDenied,
+            Self::PermissionDenied | Self::NoScope { .. } | Self::Blocked | Self::PublishNotAllowed => {
+                Code::PermissionDenied
+            }
             Self::BadCode | Self::BadRequest { .. } | Self::ContentTooLarge => Code::InvalidArgument,
             Self::DeviceNotFound | Self::UserNotFound | Self::FriendNotFound => Code::NotFound,
             Self::TooOld

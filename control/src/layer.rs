@@ -88,6 +88,7 @@ const METHODS: &[&str] = &[
     "gimbal.v1.Rooms/Publish",
     PUBLISH_STREAM,
     "gimbal.v1.Rooms/Count",
+    "gimbal.v1.Rooms/Top",
     "gimbal.v1.Admin/ListSessions",
     "gimbal.v1.Admin/Kick",
     "gimbal.v1.Admin/Stats",

@@ -342,9 +342,10 @@ fn weight(item: &Down) -> usize {
             Down::SyncDone { result: Ok(page), .. } => {
                 page.entries.iter().map(|(_, body)| body.content.len() + ITEM_BYTES).sum()
             }
-            Down::SendDone { tag, .. } | Down::SyncDone { tag, .. } | Down::AckDone { tag, .. } => {
-                tag.request_id.len()
-            }
+            Down::SendDone { tag, .. }
+            | Down::SyncDone { tag, .. }
+            | Down::AckDone { tag, .. }
+            | Down::PublishDone { tag, .. } => tag.request_id.len(),
             Down::Room { frame, .. } | Down::All { frame, .. } => frame.len(),
             Down::Signal(signal) => signal.content.len(),
             Down::SignedIn { .. }

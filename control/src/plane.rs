@@ -4,6 +4,7 @@
 //! reads. Room interest and signals are done here and now, on the caller's thread; nothing in this file waits.
 
 mod checks;
+mod rooms;
 
 use std::sync::{
     Arc, Mutex, PoisonError, Weak,
@@ -12,7 +13,7 @@ use std::sync::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use gimbal_codec::{Attach, GatewayId, RoomId, Seq, ShardId, body, limits};
+use gimbal_codec::{Attach, GatewayId, Seq, ShardId, body, limits};
 use gimbal_rpc::link::{
     Caller, Control, Down, Downlink, Hello, LinkFull, Page, Refusal, Signal, SignalTarget, Tag, Up, Uplink,
 };
@@ -24,7 +25,7 @@ use crate::{
     live::LiveLimits,
     metrics::Metrics,
     reader::Readers,
-    room::{Publish, Published, Rooms, message_frame},
+    room::{Rooms, message_frame},
     store::Store,
     writer::{Job, Writer},
 };
@@ -184,20 +185,6 @@ impl Plane {
         self.shared.check_content(content)
     }
 
-    /// To the members of a room that are online now, in one order for all of them.
-    pub fn publish(&self, room: RoomId, publish: Publish<'_>) -> Published {
-        let shared = &*self.shared;
-        let published = shared.rooms.publish(room, publish, |lane, frame| {
-            // Looked up under the room's lock: a gateway whose interest is seen is linked by then.
-            let links = shared.links.load();
-            let link = links.iter().find(|link| link.lane == lane);
-            link.is_some_and(|link| shared.give(link, Down::Room { room, frame }, "room_link_full"))
-        });
-        shared.metrics.room_publishes.inc();
-        shared.metrics.room_frames.inc_by(u64::from(published.gateways));
-        published
-    }
-
     /// To every session that is online now; the number of gateways that took it is returned. `per_second` sessions of
     /// each gateway; 0: its own pace.
     pub fn push_all(&self, command: i32, content: &[u8], now_ms: i64, per_second: u32) -> u32 {
@@ -301,16 +288,6 @@ impl Shared {
 
     fn count_links(&self) {
         self.metrics.links.set(self.links.load().len() as i64);
-    }
-
-    fn interest(&self, link: &Link, room: RoomId, shard: ShardId, members: u32) {
-        if self.rooms.interest(link.lane, room, shard, members).is_err() {
-            self.metrics.drop_items("rooms_full", 1);
-        }
-        // The link may have been closed, and its rooms forgotten, just before.
-        if link.closed.load(Ordering::SeqCst) {
-            self.rooms.forget(link.lane);
-        }
     }
 
     /// To the other gateways; each gives it to those of its own sessions that it is for.
@@ -476,7 +453,7 @@ impl Shared {
                 let read = Box::new(move |admitted| read.admitted(admitted));
                 nobody(Command::Sync { sender: sender(caller), read })
             }
-            Up::RoomInterest { .. } | Up::Signal(_) => None,
+            Up::RoomInterest { .. } | Up::Signal(_) | Up::Publish { .. } => None,
         }
     }
 
@@ -490,6 +467,9 @@ impl Shared {
             Up::Detach { caller } => self.checks.cancel(link.lane, caller.session),
             Up::RoomInterest { room, shard, members } => self.interest(link, room, shard, members),
             Up::Signal(signal) => self.signal(link, &signal),
+            Up::Publish { caller, tag, room, command, content } => {
+                self.publish_by_member(link, &caller, tag, room, (command, &content));
+            }
             Up::Send { caller, tag, content, .. } => {
                 if let Err(error) = self.check_content(&content) {
                     let to = (caller.session, caller.attach);

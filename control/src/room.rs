@@ -7,16 +7,22 @@
 //!
 //! A publish is stamped and handed to every interested gateway under the room's lock: all gateways get the same order.
 
+pub mod options;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
-use gimbal_codec::{RoomId, ShardId, body, epoch_number};
+use gimbal_codec::{DeviceId, RoomId, ShardId, UserId, body, epoch_number};
 use hashbrown::HashMap;
 
 use crate::command::Lane;
+use crate::error::RequestError;
+use options::OptionTable;
 
 /// Independent locks: enough that two publishes to different rooms rarely meet.
 const SHARDS: usize = 64;
@@ -30,12 +36,15 @@ pub struct Rooms {
     lives: AtomicU64,
     count: AtomicUsize,
     rooms_max: AtomicUsize,
+    options: OptionTable,
 }
 
 /// One life of one room.
 struct Room {
     epoch: u64,
     seq: u64,
+    /// Of the members' rate; see [`options::Pace::take`].
+    used_us: i64,
     /// Sorted by lane and shard; never empty; no entry has zero members.
     interest: Vec<Interest>,
 }
@@ -59,6 +68,8 @@ pub struct Publish<'a> {
     pub command: i32,
     /// Opaque content.
     pub content: &'a [u8],
+    /// Who publishes; none: the backend.
+    pub from: (UserId, DeviceId),
     /// Unix milliseconds.
     pub now_ms: i64,
 }
@@ -83,7 +94,13 @@ impl Rooms {
             lives: AtomicU64::new(1),
             count: AtomicUsize::new(0),
             rooms_max: AtomicUsize::new(rooms_max),
+            options: OptionTable::default(),
         }
+    }
+
+    /// With other settings than those of [`options::Options::default`] for all.
+    pub fn with_options(self, options: OptionTable) -> Self {
+        Self { options, ..self }
     }
 
     /// From now on; rooms that are there stay.
@@ -106,7 +123,7 @@ impl Rooms {
                 return Err(RoomsFull);
             }
             let interest = vec![Interest { lane, shard, members }];
-            rooms.insert(room, Room { epoch: self.next_epoch(), seq: 0, interest });
+            rooms.insert(room, Room { epoch: self.next_epoch(), seq: 0, used_us: 0, interest });
             return Ok(());
         };
         match known.interest.binary_search_by_key(&(lane.0, shard), |entry| (entry.lane.0, entry.shard)) {
@@ -141,28 +158,55 @@ impl Rooms {
         &self,
         room: RoomId,
         publish: Publish<'_>,
-        mut deliver: impl FnMut(Lane, Bytes) -> bool,
+        deliver: impl FnMut(Lane, Bytes) -> bool,
     ) -> Published {
+        match self.lock(room).get_mut(&room) {
+            Some(known) => known.publish(room, publish, deliver),
+            None => Published { epoch: self.next_epoch(), seq: 1, gateways: 0 },
+        }
+    }
+
+    /// The same for a member, where members may and not more often than they may. Nobody is a member of a room that no
+    /// gateway has told of.
+    ///
+    /// # Errors
+    /// [`RequestError::PublishNotAllowed`], [`RequestError::Busy`] beyond the room's rate, [`RequestError::Unavailable`] when
+    /// there was no place for the room; nobody gets anything then.
+    pub fn publish_by_member(
+        &self,
+        room: RoomId,
+        publish: Publish<'_>,
+        deliver: impl FnMut(Lane, Bytes) -> bool,
+    ) -> Result<Published, RequestError> {
+        let options = self.options.of(room);
+        if !options.members_publish {
+            return Err(RequestError::PublishNotAllowed);
+        }
         let mut rooms = self.lock(room);
-        let Some(known) = rooms.get_mut(&room) else {
-            return Published { epoch: self.next_epoch(), seq: 1, gateways: 0 };
-        };
-        known.seq += 1;
-        let frame = frame(room, publish, known.epoch, known.seq);
-        let mut gateways = 0;
-        let mut last = None;
-        for entry in &known.interest {
-            if last.replace(entry.lane) != Some(entry.lane) && deliver(entry.lane, frame.clone()) {
-                gateways += 1;
+        let known = rooms.get_mut(&room).ok_or(RequestError::Unavailable)?;
+        if !options.publishes.take(&mut known.used_us, publish.now_ms) {
+            return Err(RequestError::Busy);
+        }
+        Ok(known.publish(room, publish, deliver))
+    }
+
+    /// Up to `limit` rooms with the most members, most first; of as many, the smaller ids. Walks all rooms, one lock at a time.
+    pub fn top(&self, limit: usize) -> Vec<(RoomId, u64)> {
+        let mut top = BinaryHeap::with_capacity(limit + 1);
+        for shard in &self.shards {
+            for (id, room) in shard.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                top.push(Reverse((room.members(), Reverse(*id))));
+                if top.len() > limit {
+                    top.pop();
+                }
             }
         }
-        Published { epoch: known.epoch, seq: known.seq, gateways }
+        top.into_sorted_vec().into_iter().map(|Reverse((members, Reverse(room)))| (room, members)).collect()
     }
 
     /// Members on all gateways, as these last told (at most a second ago).
     pub fn count(&self, room: RoomId) -> u64 {
-        let members = |room: &Room| room.interest.iter().map(|entry| u64::from(entry.members)).sum();
-        self.lock(room).get(&room).map_or(0, members)
+        self.lock(room).get(&room).map_or(0, Room::members)
     }
 
     /// The gateways that have members, each once.
@@ -198,12 +242,38 @@ impl Rooms {
 
 const _: () = assert!(SHARDS.is_power_of_two());
 
+impl Room {
+    fn publish(
+        &mut self,
+        room: RoomId,
+        publish: Publish<'_>,
+        mut deliver: impl FnMut(Lane, Bytes) -> bool,
+    ) -> Published {
+        self.seq += 1;
+        let frame = frame(room, publish, self.epoch, self.seq);
+        let mut gateways = 0;
+        let mut last = None;
+        for entry in &self.interest {
+            if last.replace(entry.lane) != Some(entry.lane) && deliver(entry.lane, frame.clone()) {
+                gateways += 1;
+            }
+        }
+        Published { epoch: self.epoch, seq: self.seq, gateways }
+    }
+
+    fn members(&self) -> u64 {
+        self.interest.iter().map(|entry| u64::from(entry.members)).sum()
+    }
+}
+
 fn frame(room: RoomId, publish: Publish<'_>, room_epoch: u64, room_seq: u64) -> Bytes {
     message_frame(&body::Message {
         command: publish.command,
         content: publish.content,
         created_at: publish.now_ms / 1000,
         created_at_ms: publish.now_ms,
+        from_user: publish.from.0,
+        from_device: publish.from.1,
         room,
         room_epoch,
         room_seq,
@@ -220,10 +290,12 @@ pub fn message_frame(message: &body::Message<'_>) -> Bytes {
 mod tests {
     use gimbal_codec::{Decoder, Packet};
 
+    use super::options::{Options, Pace};
     use super::*;
 
     const ROOM: RoomId = RoomId::new(77);
-    const HELLO: Publish<'static> = Publish { command: 5, content: b"hello", now_ms: 12_345 };
+    const HELLO: Publish<'static> =
+        Publish { command: 5, content: b"hello", from: (UserId::new(0), DeviceId::new(0)), now_ms: 12_345 };
 
     fn rooms() -> Rooms {
         Rooms::new(3, 2)
@@ -300,6 +372,58 @@ mod tests {
         rooms.interest(Lane(1), RoomId::new(1), ShardId(0), 0).unwrap();
         rooms.interest(Lane(1), RoomId::new(3), ShardId(0), 1).unwrap();
         assert_eq!(rooms.len(), 2);
+    }
+
+    #[test]
+    fn members_publish_where_they_may_and_as_often_as_they_may() {
+        let open = Options { members_publish: true, publishes: Pace::new(1, 2) };
+        let table = OptionTable::new(
+            Options::default(),
+            vec![(ROOM, ROOM, open), (RoomId::new(79), RoomId::new(80), open)],
+        );
+        let rooms = rooms().with_options(table);
+        let closed = RoomId::new(78);
+        for room in [ROOM, closed] {
+            rooms.interest(Lane(1), room, ShardId(0), 1).unwrap();
+        }
+        let from = (UserId::new(10), DeviceId::new(20));
+        let by_member = |room, now_ms| {
+            let mut given = Vec::new();
+            let publish = Publish { from, now_ms, ..HELLO };
+            let deliver = |_, frame| {
+                given.push(frame);
+                true
+            };
+            let published = rooms.publish_by_member(room, publish, deliver);
+            (published.map(|published| published.seq), given)
+        };
+        assert_eq!(by_member(closed, 1000), (Err(RequestError::PublishNotAllowed), vec![]));
+        assert_eq!(by_member(RoomId::new(79), 1000).0, Err(RequestError::Unavailable));
+        let (seq, given) = by_member(ROOM, 1000);
+        assert_eq!(seq, Ok(1));
+        let mut decoder = Decoder::new();
+        let mut feed = decoder.feed(&given[0]);
+        let packet = Packet::decode(feed.next_frame(1 << 16).unwrap().unwrap()).unwrap();
+        let message = body::Message::decode(packet.content).unwrap();
+        assert_eq!((message.from_user, message.from_device), from);
+        assert_eq!(by_member(ROOM, 1000).0, Ok(2));
+        assert_eq!(by_member(ROOM, 1000), (Err(RequestError::Busy), vec![]));
+        assert_eq!(to_all(&rooms).0.seq, 3, "the backend is not counted");
+        assert_eq!(by_member(ROOM, 2000).0, Ok(4));
+    }
+
+    #[test]
+    fn the_largest_rooms_come_first() {
+        let rooms = Rooms::new(3, 1000);
+        for room in 1..=100 {
+            let members = if room == 7 { 1000 } else { room as u32 / 2 };
+            rooms.interest(Lane(1), RoomId::new(room), ShardId(0), members).unwrap();
+            rooms.interest(Lane(2), RoomId::new(room), ShardId(0), 1).unwrap();
+        }
+        let top =
+            |limit| rooms.top(limit).iter().map(|(room, count)| (room.get(), *count)).collect::<Vec<_>>();
+        assert_eq!(top(4), [(7, 1001), (100, 51), (98, 50), (99, 50)]);
+        assert_eq!((top(0), top(1000).len()), (vec![], 100));
     }
 
     #[test]

@@ -337,7 +337,9 @@ fn plane(
     let (limits, keys) = (&checked.config.limits, checked.keys.clone());
     let log = Box::new(EmbeddedLog::new(Arc::clone(&store)));
     let readers = Readers::start(&store, limits.reads_max).map_err(StartError::Thread)?;
-    let rooms = Arc::new(Rooms::new(store.control_epoch(), limits.rooms_max));
+    let rooms = Arc::new(
+        Rooms::new(store.control_epoch(), limits.rooms_max).with_options(checked.config.rooms.options()),
+    );
     let bounds = writer::Limits {
         events: Kinds::of(&checked.config.events.kinds),
         devices: checked.config.devices.policy(),

@@ -76,6 +76,11 @@ pub struct Config {
     pub signals_per_second: u32,
     /// SIGNALs of one session at once. Default 100; 1 to 1,000.
     pub signals_burst: u32,
+    /// PUBLISHes of one session per second. Default 10; 0 to 1,000,000, 0: unlimited. Each goes to all members of its room.
+    /// Beyond it they are refused with 11003.
+    pub publishes_per_second: u32,
+    /// PUBLISHes of one session at once. Default 20; 1 to 1,000.
+    pub publishes_burst: u32,
     /// Items that wait for one shard. Default 65,536; 64 to 16,777,216. When it is full items are dropped and the shard
     /// announces its sessions again.
     pub inbox_items_max: u32,
@@ -222,6 +227,8 @@ impl Default for Config {
             rooms_per_session_max: 64,
             signals_per_second: 50,
             signals_burst: 100,
+            publishes_per_second: 10,
+            publishes_burst: 20,
             inbox_items_max: 65_536,
             inbox_bytes_max: ByteSize::mib(64),
             push_per_second: 100_000,
@@ -280,6 +287,8 @@ impl Config {
         number("rooms_per_session_max", self.rooms_per_session_max.into(), 1, 4096)?;
         number("signals_per_second", self.signals_per_second.into(), 0, 1_000_000)?;
         number("signals_burst", self.signals_burst.into(), 1, 1000)?;
+        number("publishes_per_second", self.publishes_per_second.into(), 0, 1_000_000)?;
+        number("publishes_burst", self.publishes_burst.into(), 1, 1000)?;
         number("inbox_items_max", self.inbox_items_max.into(), 64, 1 << 24)?;
         number("push_per_second", self.push_per_second.into(), 1, u32::MAX.into())?;
         duration("sign_in_deadline", self.sign_in_deadline, MS, HOUR)?;

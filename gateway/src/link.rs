@@ -298,7 +298,9 @@ fn weight(item: &Up) -> usize {
         + match item {
             Up::SignIn { token, peer, .. } => token.len() + peer.len(),
             Up::Announce { peer, .. } => peer.len(),
-            Up::Send { tag, content, .. } => tag.request_id.len() + content.len(),
+            Up::Send { tag, content, .. } | Up::Publish { tag, content, .. } => {
+                tag.request_id.len() + content.len()
+            }
             Up::Sync { tag, .. } | Up::Ack { tag, .. } => tag.request_id.len(),
             Up::Signal(signal) => signal.content.len(),
             Up::Detach { .. } | Up::RoomInterest { .. } => 0,

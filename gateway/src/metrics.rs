@@ -110,9 +110,9 @@ metrics! {
 }
 
 /// Codes with which calls of clients are refused: label `code` of `gimbal_gateway_refused_total`.
-const REFUSED_CODES: [i32; 21] = [
+const REFUSED_CODES: [i32; 22] = [
     2, 10000, 10001, 10200, 10301, 11001, 11002, 11003, 11004, 11005, 11006, 11007, 11008, 11009, 11010,
-    11011, 11012, 11013, 11014, 11020, 11021,
+    11011, 11012, 11013, 11014, 11020, 11021, 11022,
 ];
 
 /// Counters of one shard. One thread writes, any thread reads.

@@ -424,6 +424,7 @@ fn session_limits(config: &Config) -> Limits {
         queue_bytes_max: config.queue_bytes_max.as_u64() as usize,
         rooms_max: config.rooms_per_session_max.into(),
         signals: Pace::new(config.signals_per_second, config.signals_burst),
+        publishes: Pace::new(config.publishes_per_second, config.publishes_burst),
         frames: Flow::new(config.frames_per_second.into(), BURST_SECONDS),
         bytes: Flow::new(config.bytes_per_second.as_u64(), BURST_SECONDS),
     }

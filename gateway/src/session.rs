@@ -302,6 +302,7 @@ impl Session {
             (State::Authenticating { .. }, Up::SignIn { .. }) => self.handle_sign_in_refused(&refusal, turn),
             (State::Online(online), Up::Send { tag, .. }) => online.send_done(tag, Err(&refusal), turn),
             (State::Online(online), Up::Ack { tag, .. }) => online.ack_done(tag, Err(&refusal), turn),
+            (State::Online(online), Up::Publish { tag, .. }) => online.publish_done(tag, Err(&refusal), turn),
             (State::Online(online), Up::Sync { tag, .. }) => online.sync_done(tag, Err(&refusal), turn),
             _ => Ok(()),
         }

@@ -185,6 +185,8 @@ pub(crate) struct Shard<C: Carrier> {
     up: Vec<Up>,
     /// Of these, what the link refused in the last turn.
     kept_count: usize,
+    /// For control, once it knows of the members of the rooms that they are about.
+    up_to_rooms: Vec<Up>,
     /// The link refused something in the last turn.
     is_link_full: bool,
     /// What a session asked for, until it is done.
@@ -253,6 +255,7 @@ impl<C: Carrier> Shard<C> {
             walks: Walks::new(setup.settings.push_per_second, setup.shard_count),
             dirty: VecDeque::new(),
             up: Vec::new(),
+            up_to_rooms: Vec::new(),
             kept_count: 0,
             is_link_full: false,
             actions: Vec::new(),

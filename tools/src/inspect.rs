@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result, bail};
 use gimbal_codec::{
     CloseReason, Command, DecodeError, Decoder, Packet,
     body::{
-        Ack, Behind, Close, Message, Reply, Rooms, Send, SendResult, SignIn, SignInResult, Signal,
-        SubscribeRoom, Sync, SyncPage,
+        Ack, Behind, Close, Message, Publish, Published, Reply, Rooms, Send, SendResult, SignIn,
+        SignInResult, Signal, SubscribeRoom, Sync, SyncPage,
     },
     limits::FRAME_BYTES_MAX_DOWN,
 };
@@ -109,6 +109,10 @@ fn from_client(command: Command, bytes: &[u8]) -> Result<Option<String>, DecodeE
         Command::Join => format!("Join rooms {:?}", rooms(bytes)?),
         Command::Leave => format!("Leave rooms {:?}", rooms(bytes)?),
         Command::Signal => signal(bytes)?,
+        Command::Publish => {
+            let Publish { room, command, content: body } = Publish::decode(bytes)?;
+            format!("Publish room {room} command {command} content {}", content(body))
+        }
         Command::Message | Command::Behind | Command::Close => return Ok(None),
     }))
 }
@@ -155,6 +159,10 @@ fn reply(command: Command, bytes: &[u8]) -> Result<String, DecodeError> {
         }
         Command::Sync => page(&SyncPage::decode(data)?),
         Command::Ack => format!("seq {}", Ack::decode(data)?.seq),
+        Command::Publish => {
+            let Published { room_epoch, room_seq, created_at_ms } = Published::decode(data)?;
+            format!("order {room_epoch}.{room_seq} created_at_ms {created_at_ms}")
+        }
         _ => content(data),
     };
     Ok(format!("Reply code {code} {words:?}: {result}"))

@@ -3,8 +3,8 @@
 //! `cargo +nightly fuzz run decode` (or `split`, `round_trip`) in `codec/`; what it finds goes to `corpus/`.
 
 use gimbal_codec::body::{
-    Ack, Behind, Close, Message, Reply, ReplyWith, Rooms, Send, SendResult, SignIn, SignInResult, Signal,
-    SubscribeRoom, Sync, SyncPage,
+    Ack, Behind, Close, Message, Publish, Published, Reply, ReplyWith, Rooms, Send, SendResult, SignIn,
+    SignInResult, Signal, SubscribeRoom, Sync, SyncPage,
 };
 use gimbal_codec::limits::{
     FRAME_BYTES_MAX_DOWN, REQUEST_ID_BYTES_MAX, ROOMS_PER_FRAME_MAX, TOKEN_BYTES_MAX,
@@ -53,7 +53,7 @@ pub fn decode(data: &[u8]) {
     };
     for bytes in [data, content] {
         try_each!(bytes, Ack Behind Close Message Reply Rooms Send SendResult SignIn SignInResult);
-        try_each!(bytes, Signal SubscribeRoom Sync SyncPage);
+        try_each!(bytes, Publish Published Signal SubscribeRoom Sync SyncPage);
     }
 }
 
@@ -202,6 +202,11 @@ pub fn round_trip(data: &[u8]) {
     let rooms =
         source.bytes(ROOMS_PER_FRAME_MAX.min(255)).iter().map(|&room| RoomId::new(u64::from(room) << 4));
     assert_survives!(Rooms, Rooms { rooms: rooms.collect() });
+
+    let room = RoomId::new(source.uint64());
+    assert_survives!(Publish, Publish { room, command: source.uint64() as i32, content: source.bytes(255) });
+    let (room_epoch, room_seq) = (source.uint64(), source.uint64());
+    assert_survives!(Published, Published { room_epoch, room_seq, created_at_ms: source.uint64() as i64 });
 
     let request_id = source.str(REQUEST_ID_BYTES_MAX);
     let (command, seq) = (source.uint64() as i32, source.uint64());

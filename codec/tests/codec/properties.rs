@@ -1,8 +1,8 @@
 //! What holds for every value and every stream.
 
 use gimbal_codec::body::{
-    Ack, Behind, Close, Message, Reply, ReplyWith, Rooms, Send, SendResult, SignIn, SignInResult, Signal,
-    SubscribeRoom, Sync, SyncPage,
+    Ack, Behind, Close, Message, Publish, Published, Reply, ReplyWith, Rooms, Send, SendResult, SignIn,
+    SignInResult, Signal, SubscribeRoom, Sync, SyncPage,
 };
 use gimbal_codec::limits::{FRAME_BYTES_MAX, REQUEST_ID_BYTES_MAX, ROOMS_PER_FRAME_MAX, TOKEN_BYTES_MAX};
 use gimbal_codec::{
@@ -118,6 +118,15 @@ proptest! {
         assert_survives!(Signal, Signal {
             to_user: to, room, command, content: &content, from_user: from, from_device: device
         });
+    }
+
+    #[test]
+    fn a_publish_and_its_place_survive(
+        room in room(), command in any::<i32>(), content in content(), room_epoch in number(),
+        room_seq in number(), created_at_ms in any::<i64>(),
+    ) {
+        assert_survives!(Publish, Publish { room, command, content: &content });
+        assert_survives!(Published, Published { room_epoch, room_seq, created_at_ms });
     }
 
     #[test]

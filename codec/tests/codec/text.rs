@@ -1,8 +1,8 @@
 //! Decoded values as protobuf text format, so that documented examples can be compared as text.
 
 use gimbal_codec::body::{
-    Ack, Behind, Close, Message, Reply, Rooms, Send, SendResult, SignIn, SignInResult, Signal, SubscribeRoom,
-    Sync, SyncPage,
+    Ack, Behind, Close, Message, Publish, Published, Reply, Rooms, Send, SendResult, SignIn, SignInResult,
+    Signal, SubscribeRoom, Sync, SyncPage,
 };
 use gimbal_codec::{DecodeError, Packet};
 
@@ -145,6 +145,14 @@ pub(crate) fn describe<'a>(kind: &str, bytes: &'a [u8]) -> Result<Described<'a>,
         "Close" => described!(Close, |close| {
             let text = Text::default().number("code", close.code).str("reason", close.reason);
             text.number("retry_after_ms", close.retry_after_ms)
+        }),
+        "Publish" => described!(Publish, |publish| {
+            let text = Text::default().number("room_id", publish.room.get());
+            text.number("command", publish.command).bytes("content", publish.content)
+        }),
+        "Published" => described!(plain Published, |published| {
+            let text = Text::default().number("room_epoch", published.room_epoch);
+            text.number("room_seq", published.room_seq).number("created_at_ms", published.created_at_ms)
         }),
         "Send" => described!(Send, |send| {
             let text = Text::default().number("client_message_id", send.client_message_id.get());

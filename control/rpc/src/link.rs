@@ -118,6 +118,19 @@ pub enum Up {
         /// Everything up to here is processed.
         seq: Seq,
     },
+    /// By a member of the room. Answer: [`Down::PublishDone`].
+    Publish {
+        /// Who publishes.
+        caller: Caller,
+        /// Echoed.
+        tag: Tag,
+        /// In which the session is.
+        room: RoomId,
+        /// Opaque type code.
+        command: i32,
+        /// Opaque content.
+        content: Bytes,
+    },
     /// How many members a room has on one shard; sent when it becomes or ceases to be zero, and at most once a second between.
     RoomInterest {
         /// The room.
@@ -203,6 +216,17 @@ pub struct SendResult {
     pub created_at_ms: i64,
     /// It had been stored before; nothing was added.
     pub duplicate: bool,
+}
+
+/// Where a message stands in its room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RoomPlace {
+    /// Life of the room.
+    pub epoch: u64,
+    /// From 1 within the epoch.
+    pub seq: u64,
+    /// Unix milliseconds.
+    pub created_at_ms: i64,
 }
 
 /// One page of a mailbox.
@@ -294,6 +318,15 @@ pub enum Down {
         tag: Tag,
         /// The device's ack now.
         result: Result<Seq, Refusal>,
+    },
+    /// Answer to [`Up::Publish`], after the message itself.
+    PublishDone {
+        /// Slot and attach of the caller.
+        to: (SessionKey, Attach),
+        /// Echoed.
+        tag: Tag,
+        /// Outcome.
+        result: Result<RoomPlace, Refusal>,
     },
     /// To all members of a room: a whole encoded frame.
     Room {

@@ -1,6 +1,6 @@
 //! Ephemeral broadcast groups.
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use futures_util::StreamExt as _;
 use gimbal_codec::RoomId;
@@ -13,6 +13,8 @@ use crate::{api_key::Scope, clock, error::RequestError, front::raised, room::Pub
 
 /// Rooms of one count.
 const COUNT_ROOMS_MAX: usize = 1000;
+/// Rooms of one answer about the largest.
+const TOP_ROOMS_MAX: usize = 1000;
 
 impl Services {
     fn publish_one(&self, request: v1::PublishRequest) -> Result<v1::PublishReply, RequestError> {
@@ -22,7 +24,8 @@ impl Services {
             return Err(bad("room_id", "must be set"));
         }
         self.plane.check_content(&content)?;
-        let publish = Publish { command, content: &content, now_ms: clock::now_ms() };
+        let from = Default::default();
+        let publish = Publish { command, content: &content, from, now_ms: clock::now_ms() };
         let published = self.plane.publish(room, publish);
         Ok(v1::PublishReply {
             room_epoch: published.epoch,
@@ -66,5 +69,19 @@ impl Rooms for Services {
         let count =
             |room_id| v1::RoomCount { room_id, members: self.plane.rooms().count(RoomId::new(room_id)) };
         Ok(Response::new(v1::CountReply { rooms: room_ids.into_iter().map(count).collect() }))
+    }
+
+    async fn top(&self, request: Request<v1::TopRequest>) -> Result<Response<v1::TopReply>, Status> {
+        self.may(Scope::Rooms, request.metadata())?;
+        let limit = match request.into_inner().limit {
+            0 => 10,
+            limit => usize::try_from(limit).unwrap_or(usize::MAX).min(TOP_ROOMS_MAX),
+        };
+        let plane = Arc::clone(&self.plane);
+        // A million rooms take some tens of milliseconds.
+        let top = tokio::task::spawn_blocking(move || plane.rooms().top(limit)).await;
+        let top = top.map_err(|_| RequestError::Internal)?;
+        let count = |(room, members): (RoomId, u64)| v1::RoomCount { room_id: room.get(), members };
+        Ok(Response::new(v1::TopReply { rooms: top.into_iter().map(count).collect() }))
     }
 }

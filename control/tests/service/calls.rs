@@ -2,15 +2,16 @@
 
 use bytes::Bytes;
 use gimbal_codec::{
-    Attach, CloseReason, Decoder, DeviceId, Packet, RoomId, Seq, ShardId, UserId, body,
+    Attach, CloseReason, Decoder, DeviceId, Packet, RoomId, Seq, ShardId, UserId, body, code,
     limits::FRAME_BYTES_MAX_DOWN,
 };
+use gimbal_control::config::rooms::Range;
 use gimbal_rpc::{
     link::{Caller, Down, Tag, Up},
     v1,
 };
 
-use super::rig::{Gateway, Person, Rig, keyed, session};
+use super::rig::{Gateway, Person, Rig, keyed, session, why};
 
 fn send(client_message_id: u64, to_user: u64, content: &'static [u8]) -> v1::SendRequest {
     v1::SendRequest { client_message_id, to_user, command: 7, content: Bytes::from_static(content) }
@@ -336,5 +337,57 @@ async fn what_was_acknowledged_is_there_after_a_restart() {
     assert_eq!((page.latest, &page.messages[0].content[..]), (1, b"kept".as_slice()));
     let again = rig.messages().send(ben.call(send(1, ben.user, b"kept"))).await.unwrap().into_inner();
     assert!(again.duplicate);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_publishes_where_members_may_and_the_largest_rooms_are_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = super::rig::config(dir.path());
+    let open = Range { first: 5, last: 6, members_publish: Some(true), ..Range::default() };
+    config.rooms.ranges = vec![open];
+    let rig = Rig::with(config).await;
+    let ben = rig.person("2").await;
+    let (gateway, other) = (rig.gateway(1), rig.gateway(2));
+    let attach = attached(&gateway, &ben, 3).await;
+    let interest = |room, members| Up::RoomInterest { room: RoomId::new(room), shard: ShardId(0), members };
+    gateway.submit(vec![interest(5, 1), interest(7, 1)]);
+    other.submit(vec![interest(5, 2), interest(8, 9)]);
+    let publish = |room, content: &[u8]| Up::Publish {
+        caller: caller(&ben, 3, attach),
+        tag: Tag { request_id: Bytes::from_static(b"p"), seq: room },
+        room: RoomId::new(room),
+        command: 4,
+        content: Bytes::copy_from_slice(content),
+    };
+    gateway.submit(vec![publish(5, b"goal"), publish(7, b"no"), publish(5, &[0; 61_441]), publish(6, b"?")]);
+    let Down::Room { room, frame } = gateway.next().await else { panic!("the message comes first") };
+    let Down::Room { frame: same, .. } = other.next().await else { panic!("also elsewhere") };
+    assert_eq!((room.get(), &frame), (5, &same));
+    let Down::PublishDone { to, tag, result } = gateway.next().await else { panic!("then the answer") };
+    assert_eq!((to, tag.seq, result.unwrap().seq), ((session(3), attach), 5, 1));
+    let mut refused = Vec::new();
+    for _ in 0..3 {
+        let Down::PublishDone { tag, result: Err(refusal), .. } = gateway.next().await else {
+            panic!("a refusal")
+        };
+        refused.push((tag.seq, refusal.code));
+    }
+    let expected = [(7, code::PUBLISH_NOT_ALLOWED), (5, code::CONTENT_TOO_LARGE), (6, code::UNAVAILABLE)];
+    assert_eq!(refused, expected);
+    assert!(other.down.is_empty());
+
+    let top = rig.rooms().top(keyed("dev", v1::TopRequest { limit: 2 })).await.unwrap().into_inner().rooms;
+    let top: Vec<(u64, u64)> = top.iter().map(|room| (room.room_id, room.members)).collect();
+    assert_eq!(top, [(8, 9), (5, 3)]);
+    let denied = rig.rooms().top(v1::TopRequest { limit: 2 }).await.unwrap_err();
+    assert_eq!(why(&denied).0, "not_signed_in");
+    let (_, page) = rig.http("/metrics").await;
+    for line in [
+        "gimbal_control_dropped_total{reason=\"room_publish_not_allowed\"} 1",
+        "gimbal_control_dropped_total{reason=\"room_publish_refused\"} 2",
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
+    }
     rig.stop().await;
 }

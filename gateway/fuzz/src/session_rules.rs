@@ -13,7 +13,7 @@ use gimbal_codec::{
     Attach, CloseReason, Command, Decoder, DeviceId, MessageId, Packet, RoomId, Seq, SessionKey, ShardId,
     UserId, code,
 };
-use gimbal_rpc::link::{Body, Grant, Page, Refusal, SendResult, Tag, Up};
+use gimbal_rpc::link::{Body, Grant, Page, Refusal, RoomPlace, SendResult, Tag, Up};
 
 use crate::fanout::offer;
 use crate::send_queue::{RESERVE_BYTES, SendQueue};
@@ -160,7 +160,7 @@ impl<'a> World<'a> {
 
     /// A packet that means something: a command, and fields of the shapes that commands have.
     fn client_sends(&mut self) {
-        let commands = [1, 2, 3, 16, 17, 18, 19, 20, 21, 4, 23, 24, 0, 99];
+        let commands = [1, 2, 3, 16, 17, 18, 19, 20, 21, 4, 23, 24, 0, 99, 22];
         let command = commands[usize::from(self.source.byte()) % commands.len()];
         let mut content = Vec::new();
         for _ in 0..self.source.byte() % 7 {
@@ -330,6 +330,11 @@ impl<'a> World<'a> {
                 let result = if is_refused { Err(&refusal) } else { Ok(seq) };
                 self.on(|session, turn| session.handle_ack_done(attach, &tag, result, turn));
             }
+            Up::Publish { tag, .. } => {
+                let place = RoomPlace { epoch: 1, seq: 2, created_at_ms: 3 };
+                let result = if is_refused { Err(&refusal) } else { Ok(place) };
+                self.on(|session, turn| session.handle_publish_done(attach, &tag, result, turn));
+            }
             _ => {}
         }
     }
@@ -439,7 +444,7 @@ impl<'a> World<'a> {
                     self.control.online = None;
                 }
             }
-            Action::Up(up) => {
+            Action::Up(up) | Action::UpToRoom(up) => {
                 assert!(!was_closing && self.shard.is_online, "{up:?} of a session that is not online");
                 if let Up::Sync { tag, after, .. } = &up {
                     self.control.sync = Some((tag.clone(), *after));

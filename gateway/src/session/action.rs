@@ -13,6 +13,8 @@ pub(crate) enum Action {
     SignIn(SignInRequest),
     /// For control.
     Up(Up),
+    /// For control, once it knows of the members of the room that it is about.
+    UpToRoom(Up),
     /// The session is online: its user's sessions are found by user from now on.
     Online {
         /// Its user.

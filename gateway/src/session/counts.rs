@@ -31,6 +31,8 @@ pub(crate) enum Counter {
     CloseFrameDropped,
     /// A client signals more often than it may.
     SignalOverRate,
+    /// A client publishes to rooms more often than it may.
+    PublishOverRate,
     /// A call of a client that sends more than it may, refused.
     FrameThrottled,
     /// A frame of a client that sends far more than it may, not even answered.
@@ -38,7 +40,7 @@ pub(crate) enum Counter {
 }
 
 impl Counter {
-    const ALL: [(Self, &'static str); 12] = [
+    const ALL: [(Self, &'static str); 13] = [
         (Self::Delivered, "delivered"),
         (Self::DeliverRepeated, "deliver_repeated"),
         (Self::DeliverHeld, "deliver_held"),
@@ -49,6 +51,7 @@ impl Counter {
         (Self::MessageFromClient, "message_from_client"),
         (Self::CloseFrameDropped, "close_frame_dropped"),
         (Self::SignalOverRate, "signal_over_rate"),
+        (Self::PublishOverRate, "publish_over_rate"),
         (Self::FrameThrottled, "frame_throttled"),
         (Self::FrameShed, "frame_shed"),
     ];

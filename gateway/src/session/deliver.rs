@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use gimbal_codec::{Attach, CloseReason, Seq};
-use gimbal_rpc::link::{Body, Page, Refusal, SendResult, Tag};
+use gimbal_rpc::link::{Body, Page, Refusal, RoomPlace, SendResult, Tag};
 
 use super::cursor::Offer;
 use super::frames::message_frame;
@@ -127,6 +127,23 @@ impl Session {
     ) -> Result<(), CloseReason> {
         match self.online_as(attach, turn) {
             Some(online) => online.ack_done(tag, result, turn),
+            None => Ok(()),
+        }
+    }
+
+    /// A publish has its place or was refused.
+    ///
+    /// # Errors
+    /// [`CloseReason::TooSlow`]: the answer found no room.
+    pub(crate) fn handle_publish_done(
+        &mut self,
+        attach: Attach,
+        tag: &Tag,
+        result: Result<RoomPlace, &Refusal>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), CloseReason> {
+        match self.online_as(attach, turn) {
+            Some(online) => online.publish_done(tag, result, turn),
             None => Ok(()),
         }
     }

@@ -22,6 +22,8 @@ pub(crate) struct Limits {
     pub(crate) rooms_max: usize,
     /// Signals of one session: each may reach all members of a room.
     pub(crate) signals: Pace,
+    /// Messages of one session to rooms.
+    pub(crate) publishes: Pace,
     /// Frames of one session.
     pub(crate) frames: Flow,
     /// Their bytes.
@@ -39,6 +41,7 @@ impl Default for Limits {
             queue_bytes_max: 128 * 1024,
             rooms_max: 64,
             signals: Pace::new(50, 100),
+            publishes: Pace::new(10, 20),
             frames: Flow::new(0, 1),
             bytes: Flow::new(0, 1),
         }

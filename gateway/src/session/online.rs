@@ -6,7 +6,7 @@ use gimbal_codec::limits::{CONTENT_BYTES_MAX, SYNC_LIMIT_MAX};
 use gimbal_codec::{
     Attach, Body, CloseReason, Command, DecodeError, Packet, RoomId, Seq, code, frame, frame_of_packet,
 };
-use gimbal_rpc::link::{Caller, Page, Refusal, SendResult, Signal, SignalTarget, Tag, Up};
+use gimbal_rpc::link::{Caller, Page, Refusal, RoomPlace, SendResult, Signal, SignalTarget, Tag, Up};
 
 use super::cursor::Cursor;
 use super::frames::page_body;
@@ -36,11 +36,12 @@ pub(super) struct Online {
 /// Why a call is answered with a code instead of being passed on.
 struct Refused(i32, &'static str);
 
-/// SENDs and ACKs of one session that control has not answered. More than any client gains from; a flood of tiny calls would
+/// SENDs, ACKs and PUBLISHes of one session that control has not answered. More than any client gains from; a flood of tiny calls would
 /// else fill control's queue, and their answers this session's.
 pub(super) const CALLS_MAX: u16 = 256;
 
 const AWAY: Refused = Refused(code::UNAVAILABLE, "control is away");
+const NOT_IN_ROOM: Refused = Refused(code::NOT_IN_ROOM, "not in that room");
 
 impl Online {
     /// Attached on the link with this number.
@@ -101,6 +102,7 @@ impl Online {
             Command::Join => self.join(packet, turn),
             Command::Leave => self.leave_rooms(packet, turn),
             Command::Signal => self.signal(packet, turn),
+            Command::Publish => self.publish(packet, turn),
             Command::SignIn | Command::Behind | Command::Close => Err(CloseReason::UnexpectedCommand),
         }
     }
@@ -202,7 +204,7 @@ impl Online {
         if let SignalTarget::Room(room) = to
             && !self.rooms.contains(room)
         {
-            return refuse(packet, Refused(code::NOT_IN_ROOM, "not in that room"), turn);
+            return refuse(packet, NOT_IN_ROOM, turn);
         }
         if let Some(refused) = refuse_content(signal.content) {
             return refuse(packet, refused, turn);
@@ -219,6 +221,49 @@ impl Online {
             content: Bytes::copy_from_slice(signal.content),
         }));
         Ok(())
+    }
+
+    /// To a room that the session is in; control says whether members may.
+    fn publish(&mut self, packet: &Packet<'_>, turn: &mut Turn<'_>) -> Result<(), CloseReason> {
+        let publish = body::Publish::decode(packet.content).map_err(reason)?;
+        let refused = if publish.room.is_none() {
+            Some(Refused(code::BAD_REQUEST, "room_id is 0"))
+        } else if !self.rooms.contains(publish.room) {
+            Some(NOT_IN_ROOM)
+        } else {
+            refuse_content(publish.content).or_else(|| self.refuse_call(turn.link))
+        };
+        if let Some(refused) = refused {
+            return refuse(packet, refused, turn);
+        }
+        if !self.rooms.take_publish(turn.now, turn.limits.publishes) {
+            turn.count(Counter::PublishOverRate);
+            return refuse(packet, Refused(code::BUSY, "too many publishes"), turn);
+        }
+        self.calls += 1;
+        turn.out.push(Action::UpToRoom(Up::Publish {
+            caller: self.caller,
+            tag: tag_of(packet),
+            room: publish.room,
+            command: publish.command,
+            content: Bytes::copy_from_slice(publish.content),
+        }));
+        Ok(())
+    }
+
+    pub(super) fn publish_done(
+        &mut self,
+        tag: &Tag,
+        result: Result<RoomPlace, &Refusal>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), CloseReason> {
+        self.calls = self.calls.saturating_sub(1);
+        let result = result.map(|RoomPlace { epoch, seq, created_at_ms }| body::Published {
+            room_epoch: epoch,
+            room_seq: seq,
+            created_at_ms,
+        });
+        answer_call(Command::Publish, tag, result, turn)
     }
 
     pub(super) fn send_done(

@@ -2,7 +2,8 @@
 
 use gimbal_codec::RoomId;
 
-use super::Action;
+use super::pace::{Pace, Used};
+use super::{Action, Moment};
 
 /// The rooms of one session. A room that is both joined and gim's is entered once.
 #[derive(Debug, Default)]
@@ -15,6 +16,8 @@ struct Inner {
     /// Set by gim's `SUBSCRIBE_ROOM`; 0: none.
     subscribed: RoomId,
     joined: Vec<RoomId>,
+    /// Since the first publish, to the end of the session.
+    publishes: Option<Used>,
 }
 
 /// The session would be in more rooms than it may.
@@ -70,6 +73,12 @@ impl RoomSet {
         Ok(())
     }
 
+    /// Whether the session, which is in a room, may publish now; counts it.
+    pub(super) fn take_publish(&mut self, now: Moment, pace: Pace) -> bool {
+        let inner = self.inner.get_or_insert_default();
+        inner.publishes.get_or_insert_with(|| Used::new(now)).take(now, pace)
+    }
+
     /// Leaves those of `rooms` that were joined.
     pub(super) fn leave(&mut self, rooms: &[RoomId], out: &mut Vec<Action>) {
         let Some(inner) = self.inner.as_mut() else { return };
@@ -92,7 +101,10 @@ impl RoomSet {
     }
 
     fn release(&mut self) {
-        if self.inner.as_ref().is_some_and(|inner| inner.subscribed.is_none() && inner.joined.is_empty()) {
+        let is_unused = |inner: &Inner| {
+            inner.subscribed.is_none() && inner.joined.is_empty() && inner.publishes.is_none()
+        };
+        if self.inner.as_deref().is_some_and(is_unused) {
             self.inner = None;
         }
     }

@@ -4,6 +4,7 @@ mod announce;
 
 mod grant;
 mod other;
+mod rooms;
 
 use bytes::Bytes;
 use gimbal_codec::body::{Behind, Close, Message, Reply, Rooms, Send, SignIn, Signal, SubscribeRoom, Sync};
@@ -223,7 +224,7 @@ fn a_second_sign_in_and_commands_of_servers_end_the_connection() {
         (1, CloseReason::UnexpectedCommand),
         (23, CloseReason::UnexpectedCommand),
         (24, CloseReason::UnexpectedCommand),
-        (22, CloseReason::UnknownCommand),
+        (26, CloseReason::UnknownCommand),
         (-1, CloseReason::UnknownCommand),
     ] {
         assert_eq!(Fixture::online(None).send(command, &()), Err(reason));

@@ -92,6 +92,7 @@ impl<C: Carrier> Shard<C> {
                 self.admit_sign_in(key, Up::SignIn { session: key, user, device, token, cursor, peer });
             }
             Action::Up(up) => self.up.push(up),
+            Action::UpToRoom(up) => self.up_to_rooms.push(up),
             Action::Online { user } => {
                 self.users.insert(user, key);
                 self.online_count += 1;
@@ -225,6 +226,7 @@ impl<C: Carrier> Shard<C> {
         }
         self.refuse_up(refused);
         self.submit_interest();
+        self.submit_to_rooms();
         self.kept_count = self.up.len();
     }
 
@@ -259,6 +261,18 @@ impl<C: Carrier> Shard<C> {
         }
     }
 
+    /// What control can do only once it knows of a room's members comes behind their counts, in this turn or, while counts
+    /// wait, in a later one.
+    fn submit_to_rooms(&mut self) {
+        if self.up_to_rooms.is_empty() || (self.rooms.has_urgent() && !self.is_link_full) {
+            return;
+        }
+        let mut items = std::mem::take(&mut self.up_to_rooms);
+        if self.is_link_full || !self.hand_over(&mut items) {
+            self.refuse_up(items);
+        }
+    }
+
     /// The link is full or down: calls are refused to their clients, signals dropped. What a link that is full must learn
     /// is kept for the next turn, at most a few items for each session; one that is down will be told all anew.
     fn refuse_up(&mut self, refused: Vec<Up>) {
@@ -273,7 +287,10 @@ impl<C: Carrier> Shard<C> {
         for up in refused {
             match &up {
                 Up::SignIn { session, .. } => self.refuse_call(*session, &up),
-                Up::Send { caller, .. } | Up::Sync { caller, .. } | Up::Ack { caller, .. } => {
+                Up::Send { caller, .. }
+                | Up::Sync { caller, .. }
+                | Up::Ack { caller, .. }
+                | Up::Publish { caller, .. } => {
                     self.refuse_call(caller.session, &up);
                 }
                 _ => self.metrics.dropped(Drop::LinkFull, 1),

@@ -70,6 +70,10 @@ impl<C: Carrier> Shard<C> {
                 let result = result.as_ref().copied();
                 self.call_for_control(session, |s, turn| s.handle_ack_done(attach, &tag, result, turn));
             }
+            Down::PublishDone { to: (session, attach), tag, result } => {
+                let result = result.as_ref().copied();
+                self.call_for_control(session, |s, turn| s.handle_publish_done(attach, &tag, result, turn));
+            }
             Down::Kick { session, attach, reason } => {
                 self.call_for_control(session, |s, turn| s.handle_kick(attach, reason, turn));
             }

@@ -127,9 +127,10 @@ impl Peers {
             | Down::SignInRefused { session, .. }
             | Down::Announced { session, .. }
             | Down::Kick { session, .. } => self.push(session.shard(), item),
-            Down::SendDone { to, .. } | Down::SyncDone { to, .. } | Down::AckDone { to, .. } => {
-                self.push(to.0.shard(), item)
-            }
+            Down::SendDone { to, .. }
+            | Down::SyncDone { to, .. }
+            | Down::AckDone { to, .. }
+            | Down::PublishDone { to, .. } => self.push(to.0.shard(), item),
             Down::Deliver { body, targets } => {
                 if let Some(shard) = only_shard(&targets) {
                     return self.push(shard, Down::Deliver { body, targets });

@@ -155,6 +155,7 @@ impl<C: Carrier> Shard<C> {
     fn take_link_change(&mut self, is_up: bool) {
         self.walks.announce = Some(Announce { next: 0, is_link_lost: true, is_link_up: is_up });
         self.up.clear();
+        self.up_to_rooms.clear();
         self.kept_count = 0;
         self.rooms.forget_reports();
     }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use gimbal_codec::body::Signal;
+use gimbal_codec::body::{Message, Publish, Rooms, Signal};
 use gimbal_codec::{Command, RoomId, UserId, code, frame};
 use gimbal_gateway::config::Config;
 use gimbal_rpc::link::Down;
@@ -138,4 +138,31 @@ fn a_client_that_signals_without_end_is_refused_and_others_are_served() {
     let given = other.flush().len();
     assert_eq!((given + refused.len(), given >= 5), (100, true));
     assert!(!refused.is_empty());
+}
+
+#[test]
+fn a_member_publishes_right_behind_its_join_and_all_members_get_it() {
+    let world = World::new(&config());
+    let mut members = members(&world);
+    members[1..].iter_mut().for_each(|member| member.join(&[6]));
+    for (index, room) in [(0, 5u64), (1, 6)] {
+        let member = &mut members[index];
+        // In one piece: control hears of the publish in the turn in which it hears of the room.
+        let rooms = Rooms { rooms: vec![RoomId::new(room)] };
+        let publish = Publish { room: RoomId::new(room), command: 9, content: b"hi" };
+        let join = frame(Command::Join, "j", 1, &rooms);
+        member.write(&[&join[..], &frame(Command::Publish, "p", 2, &publish)[..]].concat());
+        assert!(member.packet().unwrap().is(Command::Join));
+        let mut both = [member.packet().unwrap(), member.packet().unwrap()];
+        both.sort_by_key(|got| got.is(Command::Publish));
+        let [got, answer] = both;
+        assert!(got.is(Command::Message), "{got:?}");
+        let message = Message::decode(&got.content).unwrap();
+        assert_eq!((message.room.get(), message.content, message.command), (room, b"hi".as_slice(), 9));
+        assert_eq!(message.from_user, UserId::new(index as u64 + 1));
+        assert_eq!((answer.request_id.as_str(), answer.seq, answer.reply_code()), ("p", 2, code::OK));
+    }
+    for member in &mut members[2..] {
+        assert_eq!(member.packet().unwrap().message_content(), b"hi");
+    }
 }

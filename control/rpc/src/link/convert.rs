@@ -2,6 +2,8 @@
 //!
 //! Encoding never fails. Decoding checks what the types promise: required parts, ranges, known close codes.
 
+mod rooms;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -91,6 +93,16 @@ impl From<Up> for pb::Up {
                 tag: Some(tag.into()),
                 seq: seq.get(),
             }),
+            Up::Publish { caller, tag, room, command, content } => Kind::Publish(pb::Publish {
+                session: caller.session.to_u64(),
+                attach: caller.attach.get(),
+                user: caller.user.get(),
+                device: caller.device.get(),
+                tag: Some(tag.into()),
+                room: room.get(),
+                command,
+                content,
+            }),
             Up::RoomInterest { room, shard, members } => {
                 Kind::RoomInterest(pb::RoomInterest { room: room.get(), shard: u32::from(shard.0), members })
             }
@@ -170,6 +182,13 @@ impl TryFrom<pb::Up> for Up {
                 tag: required_tag(item.tag)?,
                 seq: Seq::new(item.seq),
             },
+            Kind::Publish(item) => Up::Publish {
+                caller: caller(item.session, item.attach, item.user, item.device),
+                tag: required_tag(item.tag)?,
+                room: RoomId::new(item.room),
+                command: item.command,
+                content: item.content,
+            },
             Kind::RoomInterest(item) => Up::RoomInterest {
                 room: RoomId::new(item.room),
                 shard: ShardId(byte("shard", item.shard)?),
@@ -208,6 +227,7 @@ impl From<Down> for pb::Down {
             Down::SendDone { to, tag, result } => Kind::SendDone(send_done(to, tag, result)),
             Down::SyncDone { to, tag, result } => Kind::SyncDone(sync_done(to, tag, result)),
             Down::AckDone { to, tag, result } => Kind::AckDone(ack_done(to, tag, result)),
+            Down::PublishDone { to, tag, result } => Kind::PublishDone(rooms::publish_done(to, tag, result)),
             Down::Room { room, frame } => Kind::Room(pb::Room { room: room.get(), frame }),
             Down::All { frame, per_second } => Kind::All(pb::All { frame, per_second }),
             Down::Signal(signal) => Kind::Signal(signal.into()),
@@ -313,6 +333,7 @@ impl TryFrom<pb::Down> for Down {
                 tag: required_tag(item.tag)?,
                 result: item.refusal.map_or(Ok(Seq::new(item.seq)), |refusal| Err(refusal.into())),
             },
+            Kind::PublishDone(item) => rooms::publish_done_from(item)?,
             Kind::Room(item) => Down::Room { room: RoomId::new(item.room), frame: detached(&item.frame) },
             Kind::All(item) => Down::All { frame: detached(&item.frame), per_second: item.per_second },
             Kind::Signal(item) => Down::Signal(item.try_into()?),

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
+use crate::link::RoomPlace;
 
 fn bytes() -> impl Strategy<Value = Bytes> {
     proptest::collection::vec(any::<u8>(), 0..64).prop_map(Bytes::from)
@@ -96,6 +97,11 @@ fn up() -> impl Strategy<Value = Up> {
             limit
         }),
         (caller(), tag(), seq()).prop_map(|(caller, tag, seq)| Up::Ack { caller, tag, seq }),
+        (caller(), tag(), any::<u64>(), any::<i32>(), bytes()).prop_map(
+            |(caller, tag, room, command, content)| {
+                Up::Publish { caller, tag, room: RoomId::new(room), command, content }
+            }
+        ),
         (any::<u64>(), any::<u8>(), any::<u32>()).prop_map(|(room, shard, members)| Up::RoomInterest {
             room: RoomId::new(room),
             shard: ShardId(shard),
@@ -123,6 +129,14 @@ fn sent() -> impl Strategy<Value = SendResult> {
     })
 }
 
+fn place() -> impl Strategy<Value = RoomPlace> {
+    (any::<[u64; 2]>(), any::<i64>()).prop_map(|([epoch, seq], created_at_ms)| RoomPlace {
+        epoch,
+        seq,
+        created_at_ms,
+    })
+}
+
 fn down() -> impl Strategy<Value = Down> {
     let target = (to(), seq()).prop_map(|((session, attach), seq)| Target { session, attach, seq });
     let done = || (to(), tag());
@@ -143,6 +157,8 @@ fn down() -> impl Strategy<Value = Down> {
             .prop_map(|((to, tag), result)| Down::SyncDone { to, tag, result }),
         (done(), proptest::result::maybe_ok(seq(), refusal()))
             .prop_map(|((to, tag), result)| Down::AckDone { to, tag, result }),
+        (done(), proptest::result::maybe_ok(place(), refusal()))
+            .prop_map(|((to, tag), result)| Down::PublishDone { to, tag, result }),
         (any::<u64>(), bytes()).prop_map(|(room, frame)| Down::Room { room: RoomId::new(room), frame }),
         (bytes(), any::<u32>()).prop_map(|(frame, per_second)| Down::All { frame, per_second }),
         signal().prop_map(Down::Signal),
