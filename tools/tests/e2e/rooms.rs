@@ -1,8 +1,12 @@
 //! Rooms over both shards, signals, and pushes to everyone.
 
-use gimbal_codec::{Command, RoomId, UserId, body};
+use gimbal_codec::{Command, RoomId, UserId, body, code};
 
-use crate::harness::{Api, Client, Server, server::until};
+use crate::harness::{
+    Api, Client, Server,
+    client::Refused,
+    server::{Settings, until},
+};
 
 /// As many connections to one port are spread over two shards with a chance of 1 - 2^-31 to use both.
 const MEMBERS: usize = 32;
@@ -117,4 +121,33 @@ fn a_signal_to_a_room_reaches_the_members_but_not_the_sender() {
         assert_eq!(got.len(), 1);
     }
     assert!(sender.signals().is_empty());
+}
+
+#[test]
+fn members_publish_to_their_room_in_one_order_for_all() {
+    let control = "[control.rooms]\nranges = [{ first = 70, last = 79, members_publish = true }]".to_owned();
+    let gateway = "publishes_per_second = 0\n".to_owned();
+    for apart in [false, true] {
+        let settings = Settings { control: control.clone(), gateway: gateway.clone(), ..Settings::default() };
+        let server = if apart { Server::start_apart(settings) } else { Server::start_with(settings) };
+        let api = Api::connect(server.grpc);
+        let mut clients = members(&server, &api, 4);
+        clients.iter_mut().for_each(|client| client.join(&[77, 80]).unwrap());
+        let publish = |room| body::Publish { room: RoomId::new(room), command: 9, content: b"hi" };
+        let refused = clients[0].call(Command::Publish, &publish(80)).unwrap_err();
+        assert_eq!(refused, Refused(code::PUBLISH_NOT_ALLOWED));
+        // The room's order may begin anew until control knows of all members.
+        assert!(until(|| api.publish(80, b"warm").gateways == 1 && api.members(77) == 4));
+        let mut places = Vec::new();
+        for round in 0..10 {
+            let data = clients[round % 4].call(Command::Publish, &publish(77)).unwrap();
+            let published = body::Published::decode(&data).unwrap();
+            places.push((published.room_epoch, published.room_seq));
+        }
+        assert!(places.windows(2).all(|pair| pair[0].0 == pair[1].0 && pair[0].1 + 1 == pair[1].1));
+        for client in &mut clients {
+            let got = rest(client, Vec::new(), 10);
+            assert_eq!(got.iter().map(|message| message.room_order).collect::<Vec<_>>(), places);
+        }
+    }
 }

@@ -2,7 +2,11 @@
 
 use gimbal_codec::{CloseReason, code};
 
-use crate::harness::{Api, Client, Server, client::Refused, server::until};
+use crate::harness::{
+    Api, Client, Server,
+    client::Refused,
+    server::{Settings, until},
+};
 
 #[test]
 fn a_newer_sign_in_closes_the_older_whose_late_end_does_not_unseat_it() {
@@ -49,4 +53,27 @@ fn a_kick_ends_all_sessions_of_the_user() {
     assert_eq!(api.kick(first.user), 2);
     assert_eq!((one.closed(), two.closed()), (CloseReason::Kicked.code(), CloseReason::Kicked.code()));
     assert!(until(|| api.sessions(first.user).is_empty()));
+}
+
+#[test]
+fn where_one_device_may_be_online_a_second_one_takes_its_place_or_is_refused() {
+    for (conflict, takes_over) in [("takeover", true), ("refuse", false)] {
+        let control = format!("[control.devices]\npolicy = \"one\"\nconflict = \"{conflict}\"");
+        let server = Server::start_with(Settings { control, ..Settings::default() });
+        let api = Api::connect(server.grpc);
+        let phone = Api::phone();
+        let (first, second) = (api.device_of(&phone), api.device_of(&phone));
+        let mut one = Client::online(server.tcp, &first);
+        let mut two = Client::connect(server.tcp);
+        if takes_over {
+            assert_eq!(two.sign_in(&second, Some(0)), Ok(0));
+            assert_eq!(one.closed(), CloseReason::OtherDevice.code());
+        } else {
+            assert_eq!(two.sign_in(&second, Some(0)), Err(Refused(code::DEVICE_TAKEN)));
+            assert_eq!(two.closed(), CloseReason::DeviceRefused.code());
+        }
+        let stays = if takes_over { second.device } else { first.device };
+        let online: Vec<u64> = api.sessions(first.user).iter().map(|session| session.device_id).collect();
+        assert_eq!(online, [stays.get()]);
+    }
 }

@@ -133,6 +133,13 @@ impl Api {
         self.runtime.block_on(admin.kick(request)).unwrap().into_inner().kicked
     }
 
+    /// Members of a room, as control counts them.
+    pub(crate) fn members(&self, room: u64) -> u64 {
+        let mut rooms = rooms_client::RoomsClient::new(self.channel.clone());
+        let request = pb::CountRequest { room_ids: vec![room] };
+        self.runtime.block_on(rooms.count(as_backend(request))).unwrap().into_inner().rooms[0].members
+    }
+
     pub(crate) fn sessions(&self, user: UserId) -> Vec<pb::Session> {
         let mut admin = admin_client::AdminClient::new(self.channel.clone());
         let request = pb::ListSessionsRequest { user_id: user.get(), ..pb::ListSessionsRequest::default() };
