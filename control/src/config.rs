@@ -75,6 +75,8 @@ pub struct Config {
     pub auth: Auth,
     /// The event stream.
     pub events: Events,
+    /// Whether users take messages of friends only; those of backends are taken in any case. Default false.
+    pub friends_only: bool,
     /// A user's devices beside each other.
     pub devices: Devices,
     /// What may be done in rooms.
@@ -215,6 +217,7 @@ impl Default for Config {
             api: Api::default(),
             auth: Auth::default(),
             events: Events::default(),
+            friends_only: false,
             devices: Devices::default(),
             rooms: rooms::Rooms::default(),
             limits: Limits::default(),

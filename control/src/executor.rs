@@ -115,6 +115,7 @@ pub struct Executor {
     /// Events of this life so far.
     events: u64,
     kinds: Kinds,
+    friends_only: bool,
 }
 
 /// What a batch may know of the sessions that there are before it.
@@ -144,12 +145,18 @@ impl Executor {
             blockers: Cache::new(CACHED_MAX),
             events: 0,
             kinds: Kinds::default(),
+            friends_only: false,
         }
     }
 
     /// Which kinds of events are written from now on.
     pub fn set_kinds(&mut self, kinds: Kinds) {
         self.kinds = kinds;
+    }
+
+    /// Whether users take messages of friends only from now on; those of backends are taken in any case.
+    pub fn set_friends_only(&mut self, friends_only: bool) {
+        self.friends_only = friends_only;
     }
 
     /// The newest event; 0: none in this life.
@@ -364,6 +371,10 @@ impl Batch<'_> {
 
     pub(crate) const fn kinds(&self) -> Kinds {
         self.executor.kinds
+    }
+
+    pub(crate) const fn is_among_friends(&self) -> bool {
+        self.executor.friends_only
     }
 
     pub(crate) fn is_online(&self, user: UserId) -> bool {

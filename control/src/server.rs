@@ -343,6 +343,7 @@ fn plane(
     let bounds = writer::Limits {
         events: Kinds::of(&checked.config.events.kinds),
         devices: checked.config.devices.policy(),
+        friends_only: checked.config.friends_only,
         ..writer::Limits::default()
     };
     let writer = Writer::start(store, log, bounds, Box::new(clock::now_ms)).map_err(StartError::Thread)?;

@@ -72,12 +72,18 @@ impl Batch<'_> {
         Ok(by.user())
     }
 
-    /// Whether `to` takes messages of `from`.
+    /// Whether `to` takes messages of `from`: unless it blocks it, or, where only friends may write, is no friend.
     ///
     /// # Errors
-    /// [`RequestError::Blocked`]; a store error.
+    /// [`RequestError::Blocked`], [`RequestError::FriendNotFound`]; a store error.
     pub(crate) fn check_wanted(&mut self, from: UserId, to: UserId) -> Result<(), RequestError> {
-        if self.blocks_anyone(to)? && self.blocks(to, from)? { Err(RequestError::Blocked) } else { Ok(()) }
+        if self.blocks_anyone(to)? && self.blocks(to, from)? {
+            return Err(RequestError::Blocked);
+        }
+        if self.is_among_friends() && from != to && !self.are_friends(to, from)? {
+            return Err(RequestError::FriendNotFound);
+        }
+        Ok(())
     }
 
     fn blocks(&self, user: UserId, other: UserId) -> Result<bool, StoreError> {

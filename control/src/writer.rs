@@ -40,6 +40,8 @@ pub struct Limits {
     pub events: Kinds,
     /// Which sessions of a user may be online together.
     pub devices: Policy,
+    /// Users take messages of friends only.
+    pub friends_only: bool,
 }
 
 /// Sessions that begin and end wait so long for a commit to ride, and then have one of their own.
@@ -54,6 +56,7 @@ impl Default for Limits {
             queue_bytes_max: 64 << 20,
             events: Kinds::ALL,
             devices: Policy::all(),
+            friends_only: false,
         }
     }
 }
@@ -97,6 +100,7 @@ impl Writer {
         let counters = Arc::new(Counters::default());
         let mut engine = Engine::new(Arc::clone(&store), log, Arc::clone(&counters), limits.devices);
         engine.set_kinds(limits.events);
+        engine.set_friends_only(limits.friends_only);
         let (queue, news) = (Queue::new(limits), Arc::clone(engine.news()));
         let shared = Arc::new(Shared { queue, store, counters, news, thread: Mutex::default() });
         let of_thread = Arc::clone(&shared);

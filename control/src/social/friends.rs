@@ -198,6 +198,10 @@ impl Batch<'_> {
         Effect::Deliver { body: Arc::new(body), user: to, seq }
     }
 
+    pub(super) fn are_friends(&self, user: UserId, other: UserId) -> Result<bool, StoreError> {
+        Ok(self.friend(user, other)?.is_some_and(|known| known.friendship == Friendship::Friends))
+    }
+
     fn friend(&self, user: UserId, friend: UserId) -> Result<Option<FriendRecord>, StoreError> {
         self.overlay.value(Table::Social, &OfPair::Friend.key(user, friend))
     }

@@ -97,6 +97,11 @@ impl Engine {
         self.executor.set_kinds(kinds);
     }
 
+    /// Whether users take messages of friends only from now on.
+    pub fn set_friends_only(&mut self, friends_only: bool) {
+        self.executor.set_friends_only(friends_only);
+    }
+
     /// What others are told after a commit.
     pub fn news(&self) -> &Arc<News> {
         &self.news

@@ -123,6 +123,26 @@ fn who_is_blocked_neither_writes_nor_asks_until_it_is_taken_back() {
 }
 
 #[test]
+fn where_only_friends_may_write_strangers_are_refused_and_backends_are_not() {
+    let mut node = Node::memory();
+    node.engine.set_friends_only(true);
+    let (one, two) = (node.account(None, "one"), node.account(None, "two"));
+    assert_eq!(node.send(one, 1, two.user, "hello"), Err(RequestError::FriendNotFound));
+    node.act(one, add(two)).unwrap();
+    assert_eq!(
+        node.send(one, 1, two.user, "hello"),
+        Err(RequestError::FriendNotFound),
+        "asked is not agreed"
+    );
+    node.act(two, agree(one)).unwrap();
+    assert!(node.send(one, 1, two.user, "hello").is_ok());
+    assert!(node.send(one, 1, one.user, "a note").is_ok(), "and everybody may write to itself");
+    node.act(two, Social::RemoveFriend(one.user)).unwrap();
+    assert_eq!(node.send(one, 2, two.user, "again"), Err(RequestError::FriendNotFound));
+    assert!(node.ask(crate::support::push(&[two.user], "news", "")).is_ok());
+}
+
+#[test]
 fn a_repeat_by_the_same_key_does_nothing_twice_and_keys_are_a_users_own() {
     let mut node = Node::memory();
     let (one, two) = (node.account(None, "one"), node.account(None, "two"));
