@@ -21,6 +21,7 @@ use gimbal_control::{
         rocks::{RocksOptions, RocksStore},
     },
 };
+use gimbal_rpc::link::Recipient;
 
 const USERS: usize = 1_000;
 /// Commands of one batch: what collects while a commit is under way at some ten thousand sends per second.
@@ -69,7 +70,7 @@ impl World {
         Command::Send {
             sender: Sender { user, device, proof: Proof::Token(token) },
             client_message_id: ClientMessageId::new(self.id),
-            to,
+            to: Recipient::User(to),
             command: 1,
             content: self.content.clone(),
         }
@@ -150,7 +151,7 @@ fn pages(c: &mut Criterion) {
         let mut commands = world.batch();
         for command in &mut commands {
             let Command::Send { to: target, .. } = command else { unreachable!("a batch of sends") };
-            *target = to;
+            *target = Recipient::User(to);
         }
         world.run(&commands);
     }

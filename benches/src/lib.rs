@@ -68,6 +68,7 @@ impl Rng {
 /// A whole frame: one send of [`CONTENT_BYTES`] to a user.
 pub fn send_frame(rng: &mut Rng, to: UserId, id: u64) -> Bytes {
     let content = rng.bytes(CONTENT_BYTES);
-    let send = body::Send { client_message_id: ClientMessageId::new(id), to, command: 1, content: &content };
+    let client_message_id = ClientMessageId::new(id);
+    let send = body::Send { client_message_id, to, command: 1, content: &content, ..Default::default() };
     frame(Command::Send, &id.to_string(), 0, &send)
 }

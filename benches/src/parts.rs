@@ -153,6 +153,7 @@ pub fn deliver_live() -> impl FnMut() {
         command: 1,
         content: Rng::new(7).bytes(CONTENT_BYTES),
         created_at_ms: 1_700_000_000_000,
+        ..Body::default()
     };
     let mut seq = Seq::new(0);
     move || {

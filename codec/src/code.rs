@@ -10,10 +10,18 @@ pub const NOT_SIGNED_IN: i32 = 10000;
 pub const BAD_REQUEST: i32 = 10001;
 /// No such device (gim).
 pub const DEVICE_NOT_FOUND: i32 = 10200;
+/// Not a member of the group (gim).
+pub const NOT_IN_GROUP: i32 = 10201;
+/// The group has no such member (gim).
+pub const MEMBER_NOT_FOUND: i32 = 10202;
+/// A member already (gim).
+pub const ALREADY_IN_GROUP: i32 = 10203;
 /// The two users are not friends, or nobody asked (gim).
 pub const FRIEND_NOT_FOUND: i32 = 10210;
 /// The two users are friends already (gim).
 pub const ALREADY_FRIENDS: i32 = 10211;
+/// No such group (gim).
+pub const GROUP_NOT_FOUND: i32 = 10220;
 /// No such user (gim).
 pub const USER_NOT_FOUND: i32 = 10301;
 /// The content is longer than the server's limit.
@@ -38,6 +46,12 @@ pub const STALE: i32 = 11009;
 pub const BLOCKED: i32 = 11010;
 /// The user has as many of something as may be.
 pub const TOO_MANY: i32 = 11011;
+/// May not send to the group now.
+pub const MUTED: i32 = 11012;
+/// The owner of a group cannot leave it, be removed or lose the role.
+pub const IS_OWNER: i32 = 11013;
+/// The role in the group does not allow this.
+pub const ROLE_TOO_LOW: i32 = 11014;
 /// Another device of the user is online, and the server's policy lets it stay.
 pub const DEVICE_TAKEN: i32 = 11020;
 /// The user has as many sessions as may be, and the server's policy lets them stay.

@@ -52,6 +52,10 @@ id!(
     RoomId
 );
 id!(
+    /// A durable group of users. Assigned from 10,000 upwards; 0 means "no group".
+    GroupId
+);
+id!(
     /// One stored message: 24 bits control epoch, 40 bits counter; unique for the life of a data directory.
     MessageId
 );

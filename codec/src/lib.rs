@@ -29,7 +29,7 @@ pub use decoder::{Decoder, Feed};
 pub use encoder::{Body, frame, frame_of_packet};
 pub use error::{DecodeError, UnknownCommand, WireError};
 pub use id::{
-    Attach, ClientMessageId, DeviceId, GatewayId, MessageId, RoomId, Seq, SessionKey, ShardId, UserId,
-    epoch_number,
+    Attach, ClientMessageId, DeviceId, GatewayId, GroupId, MessageId, RoomId, Seq, SessionKey, ShardId,
+    UserId, epoch_number,
 };
 pub use packet::Packet;

@@ -35,6 +35,9 @@ pub enum Scope {
     /// The event stream, and who is online.
     #[serde(rename = "events")]
     Events,
+    /// Any group.
+    #[serde(rename = "groups")]
+    Groups,
     /// What an administrator may look at.
     #[serde(rename = "admin:read")]
     AdminRead,
@@ -48,12 +51,13 @@ pub enum Scope {
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Accounts,
         Self::Messages,
         Self::Rooms,
         Self::Friends,
         Self::Events,
+        Self::Groups,
         Self::AdminRead,
         Self::Admin,
         Self::Link,
@@ -67,6 +71,7 @@ impl Scope {
             Self::Rooms => "rooms",
             Self::Friends => "friends",
             Self::Events => "events",
+            Self::Groups => "groups",
             Self::AdminRead => "admin:read",
             Self::Admin => "admin",
             Self::Link => "link",
@@ -76,12 +81,18 @@ impl Scope {
 
 /// A set of scopes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Scopes(u8);
+pub struct Scopes(u16);
 
 impl Scopes {
     /// What the one backend key may do.
-    pub const BACKEND: Self =
-        Self::of(&[Scope::Accounts, Scope::Messages, Scope::Rooms, Scope::Friends, Scope::Events]);
+    pub const BACKEND: Self = Self::of(&[
+        Scope::Accounts,
+        Scope::Messages,
+        Scope::Rooms,
+        Scope::Friends,
+        Scope::Events,
+        Scope::Groups,
+    ]);
     /// What the one administrators' key may do.
     pub const ADMIN: Self = Self::of(&[Scope::Admin]);
     /// What the one key of remote gateways may do.

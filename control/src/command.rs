@@ -2,6 +2,7 @@
 //!
 //! Arguments carry every random value and hash, so that the executor needs none; time comes with the batch.
 
+pub mod group;
 mod reply;
 pub mod social;
 
@@ -11,14 +12,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 /// Longest content of a message: with its envelope it fits a frame.
 pub use gimbal_codec::limits::CONTENT_BYTES_MAX;
-use gimbal_codec::{Attach, ClientMessageId, DeviceId, Seq, SessionKey, UserId};
-use gimbal_rpc::link::{Downlink, Hello};
+use gimbal_codec::{Attach, ClientMessageId, DeviceId, GroupId, Seq, SessionKey, UserId};
+use gimbal_rpc::link::{Downlink, Hello, Recipient};
 use sha2::{Digest, Sha256};
 
 use crate::auth::Subject;
 use crate::dedup;
 use crate::error::RequestError;
 use crate::store::key::DedupScope;
+use group::GroupAct;
 pub use reply::{
     Admitted, Pushed, Registered, Reply, ReplyTo, SessionInfo, SessionPage, Stats, UserPresence,
 };
@@ -248,7 +250,23 @@ pub enum Command {
         /// A repeated call returns the first answer.
         idempotency: Option<IdempotencyKey>,
     },
-    /// One user to another. -> [`Reply::Sent`], or `Down::SendDone` for a session.
+    /// A user, or a backend, does something to a group.
+    Group {
+        /// Who acts.
+        by: Actor,
+        /// Which group; 0 where one is made.
+        group: GroupId,
+        /// What is done.
+        act: Box<GroupAct>,
+        /// A repeated call returns the first answer.
+        idempotency: Option<IdempotencyKey>,
+    },
+    /// The next batch of a message that is on its way to a group's members; of the writer itself. No answer.
+    FanOut {
+        /// Which group.
+        group: GroupId,
+    },
+    /// A user to another, or to a group. -> [`Reply::Sent`], or `Down::SendDone` for a session.
     Send {
         /// Who sends.
         sender: Sender,
@@ -256,7 +274,7 @@ pub enum Command {
         /// id for a recipient elsewhere is a new message.
         client_message_id: ClientMessageId,
         /// Recipient.
-        to: UserId,
+        to: Recipient,
         /// Opaque type code.
         command: i32,
         /// At most [`CONTENT_BYTES_MAX`].
@@ -404,6 +422,8 @@ impl Command {
             Self::RevokeTokens { .. } => "revoke_tokens",
             Self::Admit { .. } => "admit",
             Self::Social { act, .. } => act.name(),
+            Self::Group { act, .. } => act.name(),
+            Self::FanOut { .. } => "fan_out",
             Self::Send { .. } => "send",
             Self::Push { .. } => "push",
             Self::Ack { .. } => "ack",
@@ -424,12 +444,14 @@ impl Command {
         }
     }
 
-    /// Mailboxes (or other records) that it may write; a batch is bounded by their sum.
+    /// Mailboxes (or other records) that it may write; a batch is bounded by their sum. What is sent to a group counts when
+    /// it is executed: see [`crate::executor::Batch::is_full`].
     pub fn weight(&self) -> usize {
         match self {
             Self::Push { users, .. } => users.len().max(1),
             Self::Forget { .. } => dedup::FORGOTTEN_MAX,
             Self::PresumeOffline { devices } => devices.len().max(1),
+            Self::Group { act, .. } => act.users().len().max(1),
             _ => 1,
         }
     }
@@ -452,6 +474,7 @@ impl Command {
             Self::AttachVouched { peer, .. } => peer.len() + size_of::<Vouched>(),
             Self::Admit { .. } => size_of::<Vouched>(),
             Self::Social { act, .. } => size_of::<Social>() + act.heap_bytes(),
+            Self::Group { act, .. } => size_of::<GroupAct>() + act.heap_bytes(),
             Self::Sync { read, .. } => size_of_val(&**read),
             Self::Presence { users } => size_of_val(&**users),
             Self::PresumeOffline { devices } => size_of_val(&**devices),

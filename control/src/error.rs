@@ -45,6 +45,30 @@ pub enum RequestError {
     /// They are friends already.
     #[error("they are friends already")]
     AlreadyFriends,
+    /// No such group, or no more.
+    #[error("no such group")]
+    GroupNotFound,
+    /// The group id that a backend has chosen is taken.
+    #[error("there is such a group already")]
+    GroupExists,
+    /// The caller is not a member of the group.
+    #[error("not in the group")]
+    NotInGroup,
+    /// The other is not a member of the group.
+    #[error("no such member")]
+    MemberNotFound,
+    /// The other is a member already.
+    #[error("already in the group")]
+    AlreadyInGroup,
+    /// The member, or everybody without a role, may not send now.
+    #[error("muted in the group")]
+    Muted,
+    /// The owner cannot leave, be removed or lose the role: hand the group on, or dissolve it.
+    #[error("the user owns the group")]
+    IsOwner,
+    /// The caller's role is not enough, or not above the other's.
+    #[error("the role in the group does not allow this")]
+    RoleTooLow,
     /// One of the two blocks the other.
     #[error("one of the two users blocks the other")]
     Blocked,
@@ -94,7 +118,7 @@ pub enum RequestError {
 
 impl RequestError {
     /// Every [`Self::reason`].
-    pub const REASONS: [&str; 22] = [
+    pub const REASONS: [&str; 30] = [
         "not_signed_in",
         "bad_code",
         "permission_denied",
@@ -103,6 +127,14 @@ impl RequestError {
         "user_not_found",
         "friend_not_found",
         "already_friends",
+        "group_not_found",
+        "group_exists",
+        "not_in_group",
+        "member_not_found",
+        "already_in_group",
+        "muted",
+        "is_owner",
+        "role_too_low",
         "blocked",
         "too_many",
         "content_too_large",
@@ -130,6 +162,14 @@ impl RequestError {
             Self::UserNotFound => "user_not_found",
             Self::FriendNotFound => "friend_not_found",
             Self::AlreadyFriends => "already_friends",
+            Self::GroupNotFound => "group_not_found",
+            Self::GroupExists => "group_exists",
+            Self::NotInGroup => "not_in_group",
+            Self::MemberNotFound => "member_not_found",
+            Self::AlreadyInGroup => "already_in_group",
+            Self::Muted => "muted",
+            Self::IsOwner => "is_owner",
+            Self::RoleTooLow => "role_too_low",
             Self::Blocked => "blocked",
             Self::TooMany { .. } => "too_many",
             Self::ContentTooLarge => "content_too_large",
@@ -166,6 +206,14 @@ impl RequestError {
             Self::UserNotFound => code::USER_NOT_FOUND,
             Self::FriendNotFound => code::FRIEND_NOT_FOUND,
             Self::AlreadyFriends => code::ALREADY_FRIENDS,
+            Self::GroupNotFound => code::GROUP_NOT_FOUND,
+            Self::GroupExists => code::CONFLICT,
+            Self::NotInGroup => code::NOT_IN_GROUP,
+            Self::MemberNotFound => code::MEMBER_NOT_FOUND,
+            Self::AlreadyInGroup => code::ALREADY_IN_GROUP,
+            Self::Muted => code::MUTED,
+            Self::IsOwner => code::IS_OWNER,
+            Self::RoleTooLow => code::ROLE_TOO_LOW,
             Self::Blocked => code::BLOCKED,
             Self::TooMany { .. } => code::TOO_MANY,
             Self::ContentTooLarge => code::CONTENT_TOO_LARGE,
@@ -190,17 +238,28 @@ impl RequestError {
     const fn status_code(self) -> Code {
         match self {
             Self::NotSignedIn => Code::Unauthenticated,
-            Self::PermissionDenied | Self::NoScope { .. } | Self::Blocked | Self::PublishNotAllowed => {
-                Code::PermissionDenied
-            }
+            Self::PermissionDenied
+            | Self::NoScope { .. }
+            | Self::Blocked
+            | Self::NotInGroup
+            | Self::Muted
+            | Self::RoleTooLow
+            | Self::PublishNotAllowed => Code::PermissionDenied,
             Self::BadCode | Self::BadRequest { .. } | Self::ContentTooLarge => Code::InvalidArgument,
-            Self::DeviceNotFound | Self::UserNotFound | Self::FriendNotFound => Code::NotFound,
+            Self::DeviceNotFound
+            | Self::UserNotFound
+            | Self::FriendNotFound
+            | Self::GroupNotFound
+            | Self::MemberNotFound => Code::NotFound,
             Self::TooOld
             | Self::Stale
             | Self::DeviceTaken
             | Self::AccountsElsewhere
-            | Self::TooMany { .. } => Code::FailedPrecondition,
-            Self::Conflict | Self::AlreadyFriends => Code::AlreadyExists,
+            | Self::TooMany { .. }
+            | Self::IsOwner => Code::FailedPrecondition,
+            Self::Conflict | Self::AlreadyFriends | Self::GroupExists | Self::AlreadyInGroup => {
+                Code::AlreadyExists
+            }
             Self::Busy | Self::TooManySessions => Code::ResourceExhausted,
             Self::Unavailable | Self::AuthUnavailable => Code::Unavailable,
             Self::Internal => Code::Internal,

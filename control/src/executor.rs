@@ -10,18 +10,22 @@ pub(crate) mod cache;
 mod messages;
 pub(crate) mod overlay;
 
+pub(crate) use messages::repeated;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gimbal_codec::{Attach, CloseReason, DeviceId, MessageId, Seq, UserId, epoch_number};
-use gimbal_rpc::link::Body;
+use gimbal_codec::{Attach, CloseReason, DeviceId, GroupId, MessageId, Seq, UserId, epoch_number};
+use gimbal_rpc::link::{Body, Recipient};
 
 use crate::command::{Admitted, Command, Proof, Reply, Sender, TokenHash};
 use crate::dedup;
 use crate::error::RequestError;
 use crate::event::{Change, Kinds};
+use crate::group::ToGroup;
 use crate::log::Record;
 use crate::partition::Partition;
-use crate::store::key::{DedupScope, Meta, OfDevice};
+use crate::store::key::{DedupScope, Meta, OfDevice, OfGroup};
 use crate::store::value::{DedupHead, MailboxHead, MetaNumber, TokenRecord, Value as _};
 use crate::store::{StoreError, Table, View, key};
 use crate::{mailbox, sign_in};
@@ -33,6 +37,9 @@ pub const ID_MIN: u64 = 10_000;
 
 /// Mailboxes and sending devices remembered in each of two generations: about 10 MB when full.
 const CACHED_MAX: usize = 64 * 1024;
+
+/// Mailboxes that messages to groups write in one batch, about: what a full queue of pushes may write too.
+const MAILBOXES_MAX: usize = 1024;
 
 /// What one command came to.
 #[derive(Clone, PartialEq, Debug)]
@@ -182,6 +189,9 @@ impl Executor {
             dirty_heads: Vec::new(),
             dirty_windows: Vec::new(),
             added: dedup::Added::new(),
+            members_touched: BTreeMap::new(),
+            mailboxes: 0,
+            opened: Vec::new(),
         }
     }
 
@@ -211,7 +221,13 @@ pub struct Batch<'a> {
     executor: &'a mut Executor,
     dirty_heads: Vec<UserId>,
     dirty_windows: Vec<DedupScope>,
-    added: dedup::Added,
+    pub(crate) added: dedup::Added,
+    /// Members of groups that this batch has made (with the first place that is theirs) or forgotten.
+    pub(crate) members_touched: BTreeMap<(GroupId, UserId), Option<Seq>>,
+    /// Mailboxes that messages to groups were written to.
+    pub(crate) mailboxes: usize,
+    /// Groups whose messages are on their way and have a next batch.
+    pub(crate) opened: Vec<GroupId>,
 }
 
 impl Batch<'_> {
@@ -219,6 +235,16 @@ impl Batch<'_> {
     /// does them.
     pub fn run(&mut self, command: &Command) -> Output {
         self.dispatch(command).unwrap_or_else(Output::refused)
+    }
+
+    /// It has written as many mailboxes as one commit should: the next command is for the next batch.
+    pub fn is_full(&self) -> bool {
+        self.mailboxes >= MAILBOXES_MAX
+    }
+
+    /// Groups that [`Command::FanOut`] is to follow for, once this batch is committed.
+    pub fn take_opened(&mut self) -> Vec<GroupId> {
+        std::mem::take(&mut self.opened)
     }
 
     /// The effects of all commands, and with them (or alone, when `is_forced`) what became of sessions.
@@ -264,9 +290,18 @@ impl Batch<'_> {
                 self.revoke_token(*user, *device, idempotency.as_ref())
             }
             Command::Social { by, act, idempotency } => self.social(*by, act, idempotency.as_ref()),
-            Command::Send { sender, client_message_id, to, command, content } => {
-                let message = messages::ToOne { id: *client_message_id, to: *to, command: *command, content };
-                self.send(*sender, &message)
+            Command::Group { by, group, act, idempotency } => {
+                self.group(*by, *group, act, idempotency.as_ref())
+            }
+            Command::FanOut { group } => self.fan_out(*group),
+            Command::Send { sender, client_message_id: id, to, command, content } => {
+                let (id, command) = (*id, *command);
+                match *to {
+                    Recipient::User(to) => self.send(*sender, &messages::ToOne { id, to, command, content }),
+                    Recipient::Group(group) => {
+                        self.send_to_group(*sender, &ToGroup { id, group, command, content })
+                    }
+                }
             }
             Command::Push { users, command, content, transient, idempotency } => {
                 let message = messages::ToMany { users, command: *command, content };
@@ -412,6 +447,7 @@ impl Batch<'_> {
         let (table, at) = match counter {
             Meta::NextUser => (Table::Account, key::user(UserId::new(id))),
             Meta::NextDevice => (Table::Device, key::device_owner(DeviceId::new(id))),
+            Meta::NextGroup => (Table::Social, OfGroup::Record.key(GroupId::new(id))),
             Meta::Schema | Meta::ControlEpoch | Meta::EventFloor => return Ok(false),
         };
         Ok(self.overlay.get(table, &at)?.is_some())

@@ -19,6 +19,7 @@ pub mod error;
 pub mod event;
 pub mod executor;
 mod front;
+pub mod group;
 pub mod http;
 pub mod idempotency;
 mod layer;

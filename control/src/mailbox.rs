@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use gimbal_codec::{Seq, UserId, limits};
+use gimbal_codec::{GroupId, Seq, UserId, limits};
 use gimbal_rpc::link::{Body, Page};
 
 use crate::error::RequestError;
 use crate::partition::Partition;
-use crate::store::value::{CorruptValue, Entry, MailboxHead, SharedBody, Value as _};
+use crate::store::value::{CorruptValue, Entry, GroupMessage, MailboxHead, SharedBody, Value as _};
 use crate::store::{Scan, StoreError, Table, View, key};
 
 /// Contents above this are stored once for all mailboxes of a partition that share them: below it a second record and
@@ -56,6 +56,16 @@ pub fn head(view: &dyn View, user: UserId) -> Result<Option<MailboxHead>, StoreE
     }
 }
 
+/// A message of a group; `None` when it is not kept.
+///
+/// # Errors
+/// A store error.
+pub fn group_message(view: &dyn View, group: GroupId, seq: Seq) -> Result<Option<Body>, StoreError> {
+    let Some(stored) = view.get(Table::Message, &key::group_message(group, seq))? else { return Ok(None) };
+    let GroupMessage(body) = GroupMessage::from_bytes(&stored)?;
+    Ok(Some(Body { group, group_seq: seq, ..body }))
+}
+
 struct PageReader<'a> {
     view: &'a dyn View,
     user: UserId,
@@ -79,6 +89,7 @@ impl PageReader<'_> {
         Ok(if self.entries.len() < self.limit { Scan::Continue } else { Scan::Stop })
     }
 
+    /// A group's message is in the group's partition.
     fn body(&self, value: &[u8]) -> Result<Body, StoreError> {
         match Entry::from_bytes(value)? {
             Entry::Inline(body) => Ok(body),
@@ -86,6 +97,9 @@ impl PageReader<'_> {
                 let at = key::message(Partition::of_user(self.user), id);
                 let stored = self.view.get(Table::Message, &at)?.ok_or_else(|| missing("shared body"))?;
                 Ok(SharedBody::from_bytes(&stored)?.body)
+            }
+            Entry::Group(group, seq) => {
+                group_message(self.view, group, seq)?.ok_or_else(|| missing("group message").into())
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The unit of order and ownership: every key on disk starts with it.
 
-use gimbal_codec::{DeviceId, UserId};
+use gimbal_codec::{DeviceId, GroupId, UserId};
 
 /// One of [`Partition::COUNT`] partitions. The mapping from ids is fixed for ever: it is part of the disk format.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -21,6 +21,11 @@ impl Partition {
     /// Home of the entry that tells which user a device belongs to.
     pub const fn of_device(device: DeviceId) -> Self {
         Self::of_u64(device.get())
+    }
+
+    /// Home of a group: what it shows, its members, its messages, and the deduplication of what is sent to it.
+    pub const fn of_group(group: GroupId) -> Self {
+        Self::of_u64(group.get())
     }
 
     /// Home of a text: a phone number or an idempotency key.

@@ -14,8 +14,8 @@ use gimbal_rpc::{
     link_v1::link_server::LinkServer,
     v1::{
         accounts_server::AccountsServer, admin_server::AdminServer, events_server::EventsServer,
-        friends_server::FriendsServer, messages_server::MessagesServer, presence_server::PresenceServer,
-        rooms_server::RoomsServer,
+        friends_server::FriendsServer, groups_server::GroupsServer, messages_server::MessagesServer,
+        presence_server::PresenceServer, rooms_server::RoomsServer,
     },
 };
 use hyper::{Request, body::Incoming};
@@ -370,6 +370,7 @@ fn samples(writer: &Writer, readers: &Readers, rooms: &Rooms) -> Vec<Sample> {
         counter("commits", "Commits, each one synced write", counters.commits.get()),
         counter("wal_syncs", "Syncs of the write-ahead log", writer.store().wal_syncs()),
         counter("sends", "Messages stored; each mailbox counts", counters.sends.get()),
+        counter("fan_outs", "Batches in which messages to groups were given out", counters.fan_outs.get()),
         counter("duplicates", "Repeated sends that were recognised", counters.duplicates.get()),
         counter(
             "ids_forgotten",
@@ -408,6 +409,7 @@ fn samples(writer: &Writer, readers: &Readers, rooms: &Rooms) -> Vec<Sample> {
         gauge("sessions", "Sessions online", sessions),
         gauge("users_online", "Users with a session", users),
         gauge("gateways", "Gateways with routes", gateways),
+        gauge("fan_outs_open", "Groups whose messages are being given out", counters.online.fan_outs()),
         gauge("rooms", "Rooms with members", rooms.len() as u64),
         gauge("writer_queue_commands", "Commands that wait for the writer", queued as u64),
         gauge("writer_queue_bytes", "Bytes that wait for the writer", queued_bytes as u64),
@@ -500,6 +502,7 @@ async fn routes(
     let friends = FriendsServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
     let presence = PresenceServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
     let events = EventsServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let groups = GroupsServer::new(services.clone()).max_decoding_message_size(CONTENT_REQUEST_BYTES_MAX);
     let rooms = RoomsServer::new(services.clone()).max_decoding_message_size(CONTENT_REQUEST_BYTES_MAX);
     let routes = if is_web {
         let web = GrpcWebLayer::new();
@@ -507,8 +510,13 @@ async fn routes(
             .add_service(web.layer(messages))
             .add_service(web.layer(friends))
             .add_service(web.layer(presence))
+            .add_service(web.layer(groups))
     } else {
-        Routes::new(accounts).add_service(messages).add_service(friends).add_service(presence)
+        Routes::new(accounts)
+            .add_service(messages)
+            .add_service(friends)
+            .add_service(presence)
+            .add_service(groups)
     };
     let mut routes = routes
         .add_service(rooms)
@@ -537,6 +545,7 @@ async fn set_health(health: &HealthReporter, serving: bool) {
         <FriendsServer<Services> as NamedService>::NAME,
         <PresenceServer<Services> as NamedService>::NAME,
         <EventsServer<Services> as NamedService>::NAME,
+        <GroupsServer<Services> as NamedService>::NAME,
         <RoomsServer<Services> as NamedService>::NAME,
         <AdminServer<Services> as NamedService>::NAME,
     ];

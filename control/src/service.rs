@@ -5,6 +5,7 @@ pub(crate) mod accounts;
 pub(crate) mod admin;
 pub(crate) mod events;
 pub(crate) mod friends;
+pub(crate) mod groups;
 pub(crate) mod messages;
 pub(crate) mod presence;
 pub(crate) mod rooms;

@@ -64,7 +64,7 @@ impl Batch<'_> {
         }
     }
 
-    fn check_actor(&mut self, by: Actor) -> Result<UserId, RequestError> {
+    pub(crate) fn check_actor(&mut self, by: Actor) -> Result<UserId, RequestError> {
         match by {
             Actor::Device(sender) => self.check_sender(sender)?,
             Actor::Backend(user) => drop(self.head(user)?.ok_or(RequestError::UserNotFound)?),

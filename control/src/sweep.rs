@@ -82,6 +82,7 @@ mod tests {
 
     use bytes::Bytes;
     use gimbal_codec::ClientMessageId;
+    use gimbal_rpc::link::Recipient;
 
     use super::*;
     use crate::command::{DeviceInfo, NewToken, Proof, Registered, Reply, Sender, TokenHash};
@@ -107,7 +108,7 @@ mod tests {
         let send = |id| Command::Send {
             sender,
             client_message_id: ClientMessageId::new(id),
-            to: user,
+            to: Recipient::User(user),
             command: 1,
             content: Bytes::new(),
         };

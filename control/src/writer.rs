@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 pub use counters::Counters;
 pub use engine::Engine;
 
+use crate::clock;
 use crate::command::{Command, Reply, ReplyTo};
 use crate::error::RequestError;
 use crate::event::{Kinds, News};
@@ -204,8 +205,11 @@ fn run_or_abort(shared: &Shared, mut engine: Engine, mut clock: Clock) {
         // When the oldest change of sessions that is not written has to be.
         let mut flush_at = None;
         loop {
-            let since = match shared.queue.take(&mut batch, flush_at) {
+            // What is on its way to groups waits for nothing.
+            let until = if engine.has_fan_out() { Some(clock::now()) } else { flush_at };
+            let since = match shared.queue.take(&mut batch, until) {
                 Taken::Some(since) => since,
+                Taken::None if engine.has_fan_out() => clock::now(),
                 Taken::None => {
                     engine.flush_changes(clock());
                     flush_at = None;

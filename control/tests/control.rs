@@ -8,6 +8,12 @@ mod accounts;
 mod durability;
 #[path = "control/events.rs"]
 mod events;
+#[path = "control/fan_out.rs"]
+mod fan_out;
+#[path = "control/groups.rs"]
+mod groups;
+#[path = "control/groups_model.rs"]
+mod groups_model;
 #[path = "control/messages.rs"]
 mod messages;
 #[path = "control/policy.rs"]

@@ -24,7 +24,7 @@ use std::{
 
 use bytes::Bytes;
 use gimbal_codec::{
-    ClientMessageId, CloseReason, Command, DecodeError, DeviceId, MessageId, RoomId, Seq, UserId,
+    ClientMessageId, CloseReason, Command, DecodeError, DeviceId, GroupId, MessageId, RoomId, Seq, UserId,
     body::{self, SendResult, SignInResult},
     frame,
 };
@@ -180,6 +180,10 @@ pub struct Message {
     pub room: RoomId,
     /// Epoch and number in that room's order.
     pub room_order: (u64, u64),
+    /// The group it was sent to, or 0.
+    pub group: GroupId,
+    /// Place in that group's order.
+    pub group_seq: Seq,
 }
 
 impl From<&body::Message<'_>> for Message {
@@ -194,6 +198,8 @@ impl From<&body::Message<'_>> for Message {
             created_at_ms: message.created_at_ms,
             room: message.room,
             room_order: (message.room_epoch, message.room_seq),
+            group: message.group,
+            group_seq: message.group_seq,
         }
     }
 }
@@ -419,7 +425,7 @@ impl Client {
         command: i32,
         content: &[u8],
     ) -> Result<Answer<SendResult>, ClientError> {
-        let send = body::Send { client_message_id, to, command, content };
+        let send = body::Send { client_message_id, to, command, content, ..Default::default() };
         self.begin(Command::Send, &send, SendResult::decode).await
     }
 
@@ -435,6 +441,21 @@ impl Client {
         content: &[u8],
     ) -> Result<SendResult, ClientError> {
         self.begin_send(to, client_message_id, command, content).await?.wait().await
+    }
+
+    /// Sends a message to a group and waits until it is durable; its seq is the place in the group's order.
+    ///
+    /// # Errors
+    /// As [`Answer::wait`].
+    pub async fn send_to_group(
+        &self,
+        group: GroupId,
+        client_message_id: ClientMessageId,
+        command: i32,
+        content: &[u8],
+    ) -> Result<SendResult, ClientError> {
+        let send = body::Send { client_message_id, group, command, content, ..Default::default() };
+        self.begin(Command::Send, &send, SendResult::decode).await?.wait().await
     }
 
     /// One page of the mailbox, outside of [`Mailbox`]. It moves the session's cursor to the page's end.

@@ -95,7 +95,8 @@ fn from_client(command: Command, bytes: &[u8]) -> Result<Option<String>, DecodeE
         Command::Heartbeat => format!("heartbeat {}", content(bytes)),
         Command::SubscribeRoom => format!("SubscribeRoom room {}", SubscribeRoom::decode(bytes)?.room),
         Command::Send => {
-            let Send { client_message_id, to, command, content: body } = Send::decode(bytes)?;
+            let Send { client_message_id, to, command, content: body, group } = Send::decode(bytes)?;
+            let to = if group.is_none() { to.to_string() } else { format!("group {group}") };
             format!(
                 "Send client_message_id {client_message_id} to {to} command {command} content {}",
                 content(body)
@@ -190,6 +191,9 @@ fn message(message: &Message<'_>) -> String {
     if !message.room.is_none() {
         let _ = write!(text, " room {} order {}.{}", message.room, message.room_epoch, message.room_seq);
     }
+    if !message.group.is_none() {
+        let _ = write!(text, " group {} seq {}", message.group, message.group_seq);
+    }
     let _ = write!(text, " content {}", content(message.content));
     text
 }
@@ -279,6 +283,7 @@ mod tests {
             to: UserId::new(2),
             command: -3,
             content: b"hi",
+            ..Send::default()
         };
         let mut bytes = frame(Command::Send, "1", 0, &send).to_vec();
         bytes.extend_from_slice(&frame(Command::Join, "2", 0, &Rooms { rooms: vec![RoomId::new(6)] }));

@@ -10,7 +10,7 @@ use gimbal_codec::limits::{
     FRAME_BYTES_MAX_DOWN, REQUEST_ID_BYTES_MAX, ROOMS_PER_FRAME_MAX, TOKEN_BYTES_MAX,
 };
 use gimbal_codec::{
-    Body, ClientMessageId, DecodeError, Decoder, DeviceId, MessageId, Packet, RoomId, Seq, UserId,
+    Body, ClientMessageId, DecodeError, Decoder, DeviceId, GroupId, MessageId, Packet, RoomId, Seq, UserId,
 };
 
 /// Encodes a body, checking that it is as long as it says.
@@ -142,6 +142,8 @@ impl<'a> Source<'a> {
             created_at_ms: self.uint64() as i64,
             room_epoch: self.uint64(),
             room_seq: self.uint64(),
+            group: GroupId::new(self.uint64()),
+            group_seq: Seq::new(self.uint64()),
         }
     }
 
@@ -151,6 +153,7 @@ impl<'a> Source<'a> {
             to: UserId::new(self.uint64()),
             command: self.uint64() as i32,
             content: self.bytes(255),
+            group: GroupId::new(self.uint64()),
         }
     }
 

@@ -4,7 +4,7 @@ use crate::encoder::{
     Body, bytes_len, int32_len, int64_len, put_bytes, put_int32, put_int64, put_uint64, uint64_len,
 };
 use crate::error::DecodeError;
-use crate::id::{DeviceId, MessageId, RoomId, Seq, UserId};
+use crate::id::{DeviceId, GroupId, MessageId, RoomId, Seq, UserId};
 use crate::wire::Fields;
 
 /// One message for a client.
@@ -32,6 +32,10 @@ pub struct Message<'a> {
     pub room_epoch: u64,
     /// Place in the room's order, from 1 in each epoch; 0 outside rooms.
     pub room_seq: u64,
+    /// The group it was sent to; 0: none.
+    pub group: GroupId,
+    /// Place in the group's order, gapless from 1; 0 outside groups.
+    pub group_seq: Seq,
 }
 
 impl<'a> Message<'a> {
@@ -55,6 +59,8 @@ impl<'a> Message<'a> {
                 19 => message.created_at_ms = field.int64()?,
                 20 => message.room_epoch = field.uint64()?,
                 21 => message.room_seq = field.uint64()?,
+                22 => message.group = GroupId::new(field.uint64()?),
+                23 => message.group_seq = Seq::new(field.uint64()?),
                 _ => {}
             }
         }
@@ -75,6 +81,8 @@ impl Body for Message<'_> {
             + int64_len(19, self.created_at_ms)
             + uint64_len(20, self.room_epoch)
             + uint64_len(21, self.room_seq)
+            + uint64_len(22, self.group.get())
+            + uint64_len(23, self.group_seq.get())
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -89,5 +97,7 @@ impl Body for Message<'_> {
         put_int64(out, 19, self.created_at_ms);
         put_uint64(out, 20, self.room_epoch);
         put_uint64(out, 21, self.room_seq);
+        put_uint64(out, 22, self.group.get());
+        put_uint64(out, 23, self.group_seq.get());
     }
 }

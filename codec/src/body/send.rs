@@ -1,24 +1,26 @@
-//! Sending to another user, and what came of it.
+//! Sending to another user or a group, and what came of it.
 
 use crate::encoder::{
     Body, bool_len, bytes_len, int32_len, int64_len, put_bool, put_bytes, put_int32, put_int64, put_uint64,
     uint64_len,
 };
 use crate::error::DecodeError;
-use crate::id::{ClientMessageId, MessageId, Seq, UserId};
+use crate::id::{ClientMessageId, GroupId, MessageId, Seq, UserId};
 use crate::wire::Fields;
 
-/// One message to another user's mailbox.
+/// One message to another user's mailbox, or to those of a group's members.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Send<'a> {
     /// Rises with every new message of the device; the same number again is the same message.
     pub client_message_id: ClientMessageId,
-    /// Recipient.
+    /// Recipient; 0: a group.
     pub to: UserId,
     /// Opaque type code.
     pub command: i32,
     /// Opaque content; above [`crate::limits::CONTENT_BYTES_MAX`] it is refused with a reply, not a close.
     pub content: &'a [u8],
+    /// The group in place of a recipient; 0: none.
+    pub group: GroupId,
 }
 
 impl<'a> Send<'a> {
@@ -35,6 +37,7 @@ impl<'a> Send<'a> {
                 2 => send.to = UserId::new(field.uint64()?),
                 3 => send.command = field.int32()?,
                 4 => send.content = field.bytes()?,
+                5 => send.group = GroupId::new(field.uint64()?),
                 _ => {}
             }
         }
@@ -48,6 +51,7 @@ impl Body for Send<'_> {
             + uint64_len(2, self.to.get())
             + int32_len(3, self.command)
             + bytes_len(4, self.content)
+            + uint64_len(5, self.group.get())
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -55,6 +59,7 @@ impl Body for Send<'_> {
         put_uint64(out, 2, self.to.get());
         put_int32(out, 3, self.command);
         put_bytes(out, 4, self.content);
+        put_uint64(out, 5, self.group.get());
     }
 }
 
@@ -63,7 +68,7 @@ impl Body for Send<'_> {
 pub struct SendResult {
     /// Its id.
     pub message_id: MessageId,
-    /// Its place in the recipient's mailbox.
+    /// Its place in the recipient's mailbox, or in the group's order.
     pub seq: Seq,
     /// When it was first accepted, Unix milliseconds.
     pub created_at_ms: i64,

@@ -6,8 +6,8 @@ use gimbal_codec::body::{
 };
 use gimbal_codec::limits::{FRAME_BYTES_MAX, REQUEST_ID_BYTES_MAX, ROOMS_PER_FRAME_MAX, TOKEN_BYTES_MAX};
 use gimbal_codec::{
-    ClientMessageId, Command, DecodeError, Decoder, DeviceId, MessageId, Packet, RoomId, Seq, UserId, frame,
-    frame_of_packet,
+    ClientMessageId, Command, DecodeError, Decoder, DeviceId, GroupId, MessageId, Packet, RoomId, Seq,
+    UserId, frame, frame_of_packet,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -35,6 +35,10 @@ fn room() -> impl Strategy<Value = RoomId> {
     number().prop_map(RoomId::new)
 }
 
+fn group() -> impl Strategy<Value = GroupId> {
+    number().prop_map(GroupId::new)
+}
+
 fn message_id() -> impl Strategy<Value = MessageId> {
     number().prop_map(MessageId::new)
 }
@@ -49,16 +53,18 @@ fn text(bytes_max: usize) -> impl Strategy<Value = String> {
 }
 
 fn message(content: &[u8]) -> impl Strategy<Value = Message<'_>> {
-    let numbers = (any::<i32>(), seq(), any::<i64>(), room(), message_id());
+    let numbers = (any::<i32>(), seq(), any::<i64>(), room(), message_id(), (group(), seq()));
     (numbers, user(), device(), any::<i64>(), number(), number()).prop_map(
         move |(first, from_user, from_device, created_at_ms, room_epoch, room_seq)| {
-            let (command, seq, created_at, room, id) = first;
+            let (command, seq, created_at, room, id, (group, group_seq)) = first;
             let mut message = Message { command, content, seq, created_at, room, id, ..Message::default() };
             message.from_user = from_user;
             message.from_device = from_device;
             message.created_at_ms = created_at_ms;
             message.room_epoch = room_epoch;
             message.room_seq = room_seq;
+            message.group = group;
+            message.group_seq = group_seq;
             message
         },
     )
@@ -110,11 +116,11 @@ proptest! {
 
     #[test]
     fn a_send_and_a_signal_survive(
-        id in number(), to in user(), room in room(), command in any::<i32>(),
+        id in number(), to in user(), room in room(), group in group(), command in any::<i32>(),
         content in content(), from in user(), device in device(),
     ) {
         let client_message_id = ClientMessageId::new(id);
-        assert_survives!(Send, Send { client_message_id, to, command, content: &content });
+        assert_survives!(Send, Send { client_message_id, to, command, content: &content, group });
         assert_survives!(Signal, Signal {
             to_user: to, room, command, content: &content, from_user: from, from_device: device
         });
@@ -229,7 +235,7 @@ proptest! {
         content in vec(any::<u8>(), 0..100), at in any::<prop::sample::Index>(), flip in 1u8..,
     ) {
         let client_message_id = ClientMessageId::new(1);
-        let send = Send { client_message_id, to: UserId::new(2), command: 3, content: &content };
+        let send = Send { client_message_id, to: UserId::new(2), command: 3, content: &content, ..Send::default() };
         let frame = frame(Command::Send, "id", 7, &send);
         let mut packet = frames_of([&frame[..]], FRAME_BYTES_MAX).0.remove(0);
         let at = at.index(packet.len());

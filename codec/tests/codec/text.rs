@@ -64,6 +64,8 @@ fn message(message: &Message<'_>) -> Text {
         .number("created_at_ms", message.created_at_ms)
         .number("room_epoch", message.room_epoch)
         .number("room_seq", message.room_seq)
+        .number("group_id", message.group.get())
+        .number("group_seq", message.group_seq.get())
 }
 
 fn sync_page(page: &SyncPage<'_>) -> Text {
@@ -157,7 +159,7 @@ pub(crate) fn describe<'a>(kind: &str, bytes: &'a [u8]) -> Result<Described<'a>,
         "Send" => described!(Send, |send| {
             let text = Text::default().number("client_message_id", send.client_message_id.get());
             let text = text.number("to_user", send.to.get()).number("command", send.command);
-            text.bytes("content", send.content)
+            text.bytes("content", send.content).number("to_group", send.group.get())
         }),
         "SendResult" => described!(plain SendResult, |result| {
             let text = Text::default().number("message_id", result.message_id.get());

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gimbal_codec::{
-    Attach, ClientMessageId, CloseReason, DeviceId, GatewayId, MessageId, RoomId, Seq, SessionKey, ShardId,
-    UserId,
+    Attach, ClientMessageId, CloseReason, DeviceId, GatewayId, GroupId, MessageId, RoomId, Seq, SessionKey,
+    ShardId, UserId,
 };
 
 pub use convert::LinkDecodeError;
@@ -92,7 +92,7 @@ pub enum Up {
         /// Rising per device.
         client_message_id: ClientMessageId,
         /// Recipient.
-        to: UserId,
+        to: Recipient,
         /// Opaque type code.
         command: i32,
         /// Opaque content.
@@ -177,8 +177,17 @@ pub struct Refusal {
     pub message: String,
 }
 
+/// Whom a stored message is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Recipient {
+    /// A user.
+    User(UserId),
+    /// The members of a group.
+    Group(GroupId),
+}
+
 /// A stored message without its place in a mailbox.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Body {
     /// Its id; 0 when not stored.
     pub message_id: MessageId,
@@ -192,6 +201,10 @@ pub struct Body {
     pub content: Bytes,
     /// Unix milliseconds.
     pub created_at_ms: i64,
+    /// The group it was sent to; 0: none.
+    pub group: GroupId,
+    /// Place in the group's order, from 1; 0 outside groups.
+    pub group_seq: Seq,
 }
 
 /// One session that a body is for.
@@ -210,7 +223,7 @@ pub struct Target {
 pub struct SendResult {
     /// Id of the stored message.
     pub message_id: MessageId,
-    /// Seq in the recipient's mailbox.
+    /// Seq in the recipient's mailbox; to a group: in the group's order.
     pub seq: Seq,
     /// When it was first accepted, Unix milliseconds.
     pub created_at_ms: i64,

@@ -1,12 +1,12 @@
 //! What commands are answered.
 
-use gimbal_codec::{Attach, DeviceId, GatewayId, MessageId, Seq, SessionKey, UserId};
+use gimbal_codec::{Attach, DeviceId, GatewayId, GroupId, MessageId, Seq, SessionKey, UserId};
 use gimbal_rpc::link::{SendResult, Tag};
 use tokio::sync::oneshot;
 
 use super::SessionRef;
 use crate::error::RequestError;
-use crate::store::value::Friendship;
+use crate::store::value::{Friendship, Verdict};
 
 /// Answer to a [`super::Command`].
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,6 +45,13 @@ pub enum Reply {
     },
     /// What two users are to each other now.
     Friendship(Friendship),
+    /// To a change of a group's members.
+    Members {
+        /// Which group.
+        group: GroupId,
+        /// What became of each, in the order of the request.
+        members: Vec<(UserId, Verdict)>,
+    },
     /// To [`Command::Admit`]; else of the executor to the writer only, for an attach or an announcement.
     Admitted(Admitted),
 }

@@ -37,7 +37,7 @@ const OF_REMOVE_DEVICE: u64 = 14;
 pub enum Actor {
     /// A user by one of its devices.
     Device(Sender),
-    /// A backend for this user.
+    /// A backend for this user; 0: for itself, which it can in groups alone.
     Backend(UserId),
 }
 
@@ -203,7 +203,7 @@ impl Social {
     }
 }
 
-fn within(
+pub(super) fn within(
     field: &'static str,
     text: Option<&str>,
     max: usize,

@@ -79,8 +79,7 @@ impl Batch<'_> {
             return repeated(first, fingerprint);
         }
         self.check_wanted(sender.user, message.to)?;
-        let (next_window, forgotten) =
-            dedup::admit(self.overlay.view(), &self.added, scope, window, message.id)?;
+        let (next_window, forgotten) = self.admit_id(scope, window, message.id)?;
 
         let body = Body {
             message_id: self.executor.next_message(),
@@ -89,6 +88,7 @@ impl Batch<'_> {
             command: message.command,
             content: message.content.clone(),
             created_at_ms: self.now_ms,
+            ..Body::default()
         };
         let seq = head.next;
         let answer =
@@ -187,6 +187,7 @@ impl Batch<'_> {
             command: message.command,
             content: message.content.clone(),
             created_at_ms: self.now_ms,
+            ..Body::default()
         }
     }
 
@@ -234,6 +235,13 @@ impl Batch<'_> {
         self.append_entry(user, seq, &entry);
     }
 
+    /// Appends to a mailbox whose head was read before in this batch.
+    pub(crate) fn append_next_entry(&mut self, user: UserId, entry: &[u8]) -> Seq {
+        let head = self.executor.heads.get(user).expect("the head was read before");
+        self.append_entry(user, head.next, entry);
+        head.next
+    }
+
     fn append_entry(&mut self, user: UserId, seq: Seq, entry: &[u8]) {
         let head = self.executor.heads.get(user).expect("the head was read before");
         assert_eq!(head.next, seq, "a mailbox of {user} has no gap");
@@ -242,7 +250,7 @@ impl Batch<'_> {
         self.set_head(user, crate::store::value::MailboxHead { next: seq.next(), ..head });
     }
 
-    fn window(&mut self, scope: DedupScope) -> Result<DedupHead, StoreError> {
+    pub(crate) fn window(&mut self, scope: DedupScope) -> Result<DedupHead, StoreError> {
         let window = self.peek_window(scope)?;
         self.executor.windows.insert(scope, window);
         Ok(window)
@@ -258,7 +266,7 @@ impl Batch<'_> {
     }
 
     /// What this id was answered before; an id above the highest is new without a look.
-    fn first_answer(
+    pub(crate) fn first_answer(
         &self,
         scope: DedupScope,
         window: DedupHead,
@@ -279,7 +287,17 @@ impl Batch<'_> {
         Ok(entry)
     }
 
-    fn remember(
+    /// As [`dedup::admit`].
+    pub(crate) fn admit_id(
+        &self,
+        scope: DedupScope,
+        window: DedupHead,
+        id: ClientMessageId,
+    ) -> Result<(DedupHead, Vec<ClientMessageId>), StoreError> {
+        dedup::admit(self.overlay.view(), &self.added, scope, window, id)
+    }
+
+    pub(crate) fn remember(
         &mut self,
         scope: DedupScope,
         id: ClientMessageId,
@@ -312,7 +330,7 @@ fn check_content(content: &Bytes) -> Result<(), RequestError> {
     if content.len() <= CONTENT_BYTES_MAX { Ok(()) } else { Err(RequestError::ContentTooLarge) }
 }
 
-fn repeated(first: DedupEntry, fingerprint: u64) -> Result<Output, RequestError> {
+pub(crate) fn repeated(first: DedupEntry, fingerprint: u64) -> Result<Output, RequestError> {
     if first.fingerprint == fingerprint {
         Ok(Output::plain(Reply::Sent(result(first, true))))
     } else {

@@ -6,7 +6,8 @@ use tonic::{
 };
 
 /// Services that a page may call; its calls bring a device's token, never a key.
-const SERVICES: [&str; 2] = ["/gimbal.v1.Accounts/", "/gimbal.v1.Messages/"];
+const SERVICES: [&str; 4] =
+    ["/gimbal.v1.Accounts/", "/gimbal.v1.Messages/", "/gimbal.v1.Friends/", "/gimbal.v1.Groups/"];
 /// What its requests may carry beside what is always allowed. Not `authorization`: keys are not for browsers.
 const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
     "content-type,x-grpc-web,x-user-agent,grpc-timeout,user_id,device_id,token,request_id",

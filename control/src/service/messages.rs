@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use gimbal_codec::{ClientMessageId, Seq, UserId, limits};
+use gimbal_codec::{ClientMessageId, GroupId, Seq, UserId, limits};
 use gimbal_rpc::{
-    link::Body,
+    link::{Body, Recipient},
     v1::{self, messages_server::Messages},
 };
 use tonic::{Request, Response, Status};
@@ -25,15 +25,20 @@ const PAGE_BYTES_MAX: usize = 1 << 20;
 impl Messages for Services {
     async fn send(&self, request: Request<v1::SendRequest>) -> Result<Response<v1::SendReply>, Status> {
         let sender = self.sender(request.metadata()).await?;
-        let v1::SendRequest { client_message_id, to_user, command, content } = request.into_inner();
+        let v1::SendRequest { client_message_id, to_user, command, content, to_group } = request.into_inner();
         if client_message_id == 0 {
             return Err(bad("client_message_id", "must be at least 1").into());
         }
+        let to = match (to_user, to_group) {
+            (user, 0) => Recipient::User(UserId::new(user)),
+            (0, group) => Recipient::Group(GroupId::new(group)),
+            _ => return Err(bad("to_group", "must not be beside to_user").into()),
+        };
         self.plane.check_content(&content)?;
         let send = Command::Send {
             sender,
             client_message_id: ClientMessageId::new(client_message_id),
-            to: UserId::new(to_user),
+            to,
             command,
             content,
         };
@@ -118,6 +123,8 @@ fn message((seq, body): (Seq, Arc<Body>)) -> v1::Message {
         command: body.command,
         content: body.content.clone(),
         created_at_ms: body.created_at_ms,
+        group_id: body.group.get(),
+        group_seq: body.group_seq.get(),
     }
 }
 

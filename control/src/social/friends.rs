@@ -192,6 +192,7 @@ impl Batch<'_> {
             command,
             content: Bytes::from(content),
             created_at_ms: self.now_ms,
+            ..Body::default()
         };
         let seq: Seq = self.append_next(to, &body);
         self.note_message(to, seq, &body);

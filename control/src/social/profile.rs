@@ -53,7 +53,7 @@ impl Batch<'_> {
         Ok(Output { result: Ok(Reply::Done), effect })
     }
 
-    pub(super) fn profile(&self, user: UserId) -> Result<ProfileRecord, StoreError> {
+    pub(crate) fn profile(&self, user: UserId) -> Result<ProfileRecord, StoreError> {
         Ok(self.overlay.value(Table::Account, &key::profile(user))?.unwrap_or_default())
     }
 }

@@ -168,13 +168,13 @@ pub fn devices(view: &dyn View, user: UserId) -> Result<Vec<DevicePage>, StoreEr
 }
 
 /// Keys with one beginning, or those after one of them.
-struct Range {
+pub(crate) struct Range {
     prefix: Vec<u8>,
     from: Vec<u8>,
 }
 
 impl Range {
-    fn new(prefix: Vec<u8>, from: &[u8]) -> Result<Self, RequestError> {
+    pub(crate) fn new(prefix: Vec<u8>, from: &[u8]) -> Result<Self, RequestError> {
         if from.is_empty() {
             return Ok(Self { from: prefix.clone(), prefix });
         }
@@ -192,7 +192,7 @@ impl Range {
     }
 
     /// Shows `take` keys until it took `limit` of them, or too many were looked at; gives the last one unless all were shown.
-    fn scan(
+    pub(crate) fn scan(
         &self,
         view: &dyn View,
         table: Table,
@@ -224,6 +224,6 @@ fn known(view: &dyn View, id: UserId) -> Result<UserPage, StoreError> {
     user(view, id)?.ok_or_else(|| CorruptValue { what: "user", why: "missing", at: 0 }.into())
 }
 
-fn value<V: Value>(view: &dyn View, table: Table, key: &[u8]) -> Result<Option<V>, StoreError> {
+pub(crate) fn value<V: Value>(view: &dyn View, table: Table, key: &[u8]) -> Result<Option<V>, StoreError> {
     Ok(view.get(table, key)?.map(|bytes| V::from_bytes(&bytes)).transpose()?)
 }

@@ -4,13 +4,14 @@ use std::fmt::{Debug, Write as _};
 
 use super::key::{
     ACCOUNT_NAME, ACCOUNT_NOT_BEFORE, ACCOUNT_PHONE, ACCOUNT_PROFILE, ACCOUNT_SUBJECT, ACCOUNT_USER,
-    DEVICE_OWNER, EVENT, EVENT_LAST_SEEN, EVENT_ONLINE, IDEM_ENTRY, IDEM_EXPIRY, IDEM_EXPIRY_PREFIX_BYTES,
-    Meta, OfDevice, OfPair,
+    DEVICE_OWNER, EVENT, EVENT_LAST_SEEN, EVENT_ONLINE, GROUP_COUNT, IDEM_ENTRY, IDEM_EXPIRY,
+    IDEM_EXPIRY_PREFIX_BYTES, JOINED, MEMBER, Meta, OfDevice, OfGroup, OfPair,
 };
 use super::value::{
-    AckRecord, BlockRecord, DedupEntry, DedupHead, DeviceRecord, Entry, EventRecord, FriendRecord, IdemEntry,
-    LastSeen, MailboxHead, MetaNumber, NameEntry, NotBefore, OnlineRecord, Owner, ProfileRecord, SharedBody,
-    SocialCounts, TokenRecord, UserRecord, Value,
+    AckRecord, BlockRecord, DedupEntry, DedupHead, DeviceRecord, Entry, EventRecord, FanOutRecord,
+    FriendRecord, GroupCount, GroupHead, GroupMessage, GroupRecord, IdemEntry, JoinedRecord, LastSeen,
+    MailboxHead, MemberRecord, MetaNumber, NameEntry, NotBefore, OnlineRecord, Owner, ProfileRecord,
+    SharedBody, SocialCounts, TokenRecord, UserRecord, Value,
 };
 use super::{Scan, StoreError, Table, View};
 
@@ -85,8 +86,25 @@ fn account(key: &[u8], value: &[u8]) -> Option<String> {
 
 fn social(key: &[u8], value: &[u8]) -> Option<String> {
     let (&kind, rest) = key.split_first()?;
-    let (user, other) = (number(rest, 0)?, number(rest, 1)?);
+    let user = number(rest, 0)?;
+    let group = user;
     match kind {
+        GROUP_COUNT => return Some(format!("user {user} = {}", of::<GroupCount>(value))),
+        kind if kind == OfGroup::Record as u8 => {
+            return Some(format!("group {group} = {}", of::<GroupRecord>(value)));
+        }
+        kind if kind == OfGroup::Head as u8 => {
+            return Some(format!("group {group} = {}", of::<GroupHead>(value)));
+        }
+        kind if kind == OfGroup::FanOut as u8 => {
+            return Some(format!("group {group} = {}", of::<FanOutRecord>(value)));
+        }
+        _ => {}
+    }
+    let other = number(rest, 1)?;
+    match kind {
+        JOINED => Some(format!("user {user} in group {other} = {}", of::<JoinedRecord>(value))),
+        MEMBER => Some(format!("group {group} member {other} = {}", of::<MemberRecord>(value))),
         kind if kind == OfPair::Friend as u8 => {
             Some(format!("user {user} and user {other} = {}", of::<FriendRecord>(value)))
         }
@@ -156,6 +174,13 @@ fn mailbox(key: &[u8], value: &[u8]) -> Option<String> {
 }
 
 fn message(key: &[u8], value: &[u8]) -> Option<String> {
+    if let (Some(group), Some(seq)) = (number(key, 0), number(key, 1)) {
+        let text = match GroupMessage::from_bytes(value) {
+            Ok(GroupMessage(body)) => without_content(&body),
+            Err(error) => error.to_string(),
+        };
+        return Some(format!("group {group} seq {seq} = {text}"));
+    }
     let text = match SharedBody::from_bytes(value) {
         Ok(shared) => format!("{} references, {}", shared.references, without_content(&shared.body)),
         Err(error) => error.to_string(),

@@ -22,13 +22,20 @@
 //! | message | partition 2 (of its readers), message id 8 | `SharedBody` |
 //! | social | partition 2 (of the user), 1, user 8, the other user 8 | `FriendRecord` |
 //! | social | partition 2 (of the user), 2, user 8, the blocked user 8 | `BlockRecord` |
+//! | message | partition 2 (of the group), group 8, place in its order 8 | `GroupMessage` |
 //! | social | partition 2 (of the user), 3, user 8, 0 (8) | `SocialCounts` |
+//! | social | partition 2 (of the user), 4, user 8, group 8 | `JoinedRecord` |
+//! | social | partition 2 (of the group), 5, group 8 | `GroupRecord` |
+//! | social | partition 2 (of the group), 6, group 8 | `GroupHead` |
+//! | social | partition 2 (of the group), 7, group 8 | `FanOutRecord` |
+//! | social | partition 2 (of the group), 8, group 8, user 8 | `MemberRecord` |
+//! | social | partition 2 (of the user), 9, user 8 | `GroupCount` |
 //! | event | partition 2 (0), 1, number 8 | `EventRecord` |
 //! | event | partition 2 (of the user), 2, user 8, device 8 | `OnlineRecord` |
 //! | event | partition 2 (of the user), 3, user 8 | `LastSeen` |
 //! | room | not yet written | |
 
-use gimbal_codec::{ClientMessageId, DeviceId, MessageId, Seq, UserId};
+use gimbal_codec::{ClientMessageId, DeviceId, GroupId, MessageId, Seq, UserId};
 
 use crate::partition::Partition;
 
@@ -46,6 +53,8 @@ pub enum Meta {
     NextDevice = 4,
     /// The last event that was trimmed.
     EventFloor = 6,
+    /// The next group id.
+    NextGroup = 5,
 }
 
 impl Meta {
@@ -57,9 +66,16 @@ impl Meta {
 
     /// From the kind byte.
     pub fn from_u8(kind: u8) -> Option<Self> {
-        [Self::Schema, Self::ControlEpoch, Self::NextUser, Self::NextDevice, Self::EventFloor]
-            .into_iter()
-            .find(|meta| *meta as u8 == kind)
+        [
+            Self::Schema,
+            Self::ControlEpoch,
+            Self::NextUser,
+            Self::NextDevice,
+            Self::NextGroup,
+            Self::EventFloor,
+        ]
+        .into_iter()
+        .find(|meta| *meta as u8 == kind)
     }
 }
 
@@ -140,7 +156,61 @@ impl OfPair {
     }
 }
 
-/// The user in the last eight bytes of a key of [`OfPair`] or of [`name`].
+/// What `social` holds for a group, by its kind byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum OfGroup {
+    /// What it shows, and whose it is.
+    Record = 5,
+    /// Where it stands.
+    Head = 6,
+    /// Its messages are on their way.
+    FanOut = 7,
+}
+
+impl OfGroup {
+    /// 11 bytes.
+    pub fn key(self, group: GroupId) -> [u8; 11] {
+        concat(&[&Partition::of_group(group).to_be_bytes(), &[self as u8], &group.get().to_be_bytes()])
+    }
+}
+
+/// `social`: where the groups of a partition begin whose messages are on their way, and where they end.
+pub fn fan_outs(home: Partition) -> [[u8; 3]; 2] {
+    let [high, low] = home.to_be_bytes();
+    [[high, low, OfGroup::FanOut as u8], [high, low, OfGroup::FanOut as u8 + 1]]
+}
+
+pub(super) const JOINED: u8 = 4;
+pub(super) const MEMBER: u8 = 8;
+pub(super) const GROUP_COUNT: u8 = 9;
+
+/// `social`: a user in a group. 19 bytes.
+pub fn member(group: GroupId, user: UserId) -> [u8; 19] {
+    let partition = Partition::of_group(group).to_be_bytes();
+    concat(&[&partition, &[MEMBER], &group.get().to_be_bytes(), &user.get().to_be_bytes()])
+}
+
+/// `social`: a group that a user is in. 19 bytes.
+pub fn joined(user: UserId, group: GroupId) -> [u8; 19] {
+    let partition = Partition::of_user(user).to_be_bytes();
+    concat(&[&partition, &[JOINED], &user.get().to_be_bytes(), &group.get().to_be_bytes()])
+}
+
+/// `social`: how many groups a user is in. 11 bytes.
+pub fn group_count(user: UserId) -> [u8; 11] {
+    concat(&[&Partition::of_user(user).to_be_bytes(), &[GROUP_COUNT], &user.get().to_be_bytes()])
+}
+
+/// The group in the last eight bytes of a key of [`joined`] or [`OfGroup`].
+///
+/// # Panics
+/// When the key is shorter.
+pub fn group_of(key: &[u8]) -> GroupId {
+    GroupId::new(other_user(key).get())
+}
+
+/// The user in the last eight bytes of a key of [`OfPair`], [`member`] or [`name`].
 ///
 /// # Panics
 /// When the key is shorter.
@@ -283,6 +353,12 @@ pub fn device_at_end(key: &[u8]) -> Option<(UserId, DeviceId)> {
 /// `event`: when a user was last online. 11 bytes.
 pub fn last_seen(user: UserId) -> [u8; 11] {
     concat(&[&Partition::of_user(user).to_be_bytes(), &[EVENT_LAST_SEEN], &user.get().to_be_bytes()])
+}
+
+/// `message`: a message of a group. 18 bytes.
+pub fn group_message(group: GroupId, seq: Seq) -> [u8; 18] {
+    let partition = Partition::of_group(group).to_be_bytes();
+    concat(&[&partition, &group.get().to_be_bytes(), &seq.get().to_be_bytes()])
 }
 
 fn concat<const N: usize>(parts: &[&[u8]]) -> [u8; N] {

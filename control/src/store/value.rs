@@ -2,15 +2,19 @@
 //! Numbers are unsigned LEB128 varints, signed ones zigzag first; texts and bytes carry their length before them.
 
 mod event;
+mod group;
+mod idem;
 mod reader;
 mod social;
 
 use bytes::Bytes;
-use gimbal_codec::{Attach, ClientMessageId, DeviceId, MessageId, Seq, UserId};
+use gimbal_codec::{Attach, ClientMessageId, DeviceId, GroupId, MessageId, Seq, UserId};
 use gimbal_rpc::link::Body;
 
-use crate::command::{DeviceInfo, NewToken, Registered, TokenHash};
+use crate::command::{DeviceInfo, NewToken, TokenHash};
 pub use event::{EventKind, EventRecord, LastSeen, OnlineRecord};
+pub use group::{GroupMessage, GroupRecord, MemberRecord, Role, Verdict};
+pub use idem::{IdemEntry, IdemResult};
 use reader::unzigzag;
 pub use reader::{CorruptValue, Reader};
 pub use social::{FriendRecord, Friendship, NameEntry, ProfileRecord};
@@ -137,6 +141,30 @@ numbers! {
     BlockRecord("block") {
         /// Unix milliseconds.
         since_ms: i64 = unzigzag, zigzag;
+    }
+    /// Where a group stands.
+    GroupHead("group head") {
+        /// The place that the next message gets in the group's order; at least 1.
+        next: Seq = Seq::new, Seq::get;
+        /// Members.
+        members: u64 = same, same;
+    }
+    /// A group whose messages are on their way; it exists as long as there is one.
+    FanOutRecord("fan-out") {
+        /// The message that is given out now; those before it have reached all who get them.
+        seq: Seq = Seq::new, Seq::get;
+        /// Members up to this one have it, by rising user id.
+        after: UserId = UserId::new, UserId::get;
+    }
+    /// A group that a user is in.
+    JoinedRecord("joined group") {
+        /// Unix milliseconds.
+        since_ms: i64 = unzigzag, zigzag;
+    }
+    /// How many groups a user is in.
+    GroupCount("group count") {
+        /// Groups.
+        groups: u64 = same, same;
     }
     /// Where a mailbox stands. It exists from the moment its user does.
     MailboxHead("mailbox head") {
@@ -310,98 +338,6 @@ impl Value for TokenRecord {
     }
 }
 
-/// The first answer to a write with an idempotency key; never holds a secret.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct IdemEntry {
-    /// Fingerprint of the method and all it was given but secrets.
-    pub fingerprint: u64,
-    /// Unix milliseconds.
-    pub expires_at_ms: i64,
-    /// The answer.
-    pub result: IdemResult,
-}
-
-/// What is remembered of an answer.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum IdemResult {
-    /// Of a registration: ids, no token.
-    Registered(Registered),
-    /// Of a revocation.
-    Revoked(bool),
-    /// Of a revocation by time.
-    RevokedBefore {
-        /// What counts since, Unix milliseconds.
-        before_ms: i64,
-        /// Tokens of ours that were ended.
-        devices: u32,
-    },
-    /// Of a push: the seq of each user in the order of the request; 0: no such user.
-    Pushed(MessageId, Vec<Seq>),
-    /// Of an act without an answer of its own.
-    Done,
-    /// Of a request for friendship.
-    Friendship(Friendship),
-}
-
-impl Value for IdemEntry {
-    const WHAT: &'static str = "idempotency entry";
-
-    fn put(&self, out: &mut Vec<u8>) {
-        out.push(FORM_1);
-        put_varint(out, self.fingerprint);
-        put_signed(out, self.expires_at_ms);
-        match &self.result {
-            IdemResult::Registered(registered) => {
-                out.extend_from_slice(&[1, u8::from(registered.is_new)]);
-                put_varint(out, registered.user.get());
-                put_varint(out, registered.device.get());
-            }
-            IdemResult::Revoked(revoked) => out.extend_from_slice(&[2, u8::from(*revoked)]),
-            IdemResult::RevokedBefore { before_ms, devices } => {
-                out.push(4);
-                put_signed(out, *before_ms);
-                put_varint(out, u64::from(*devices));
-            }
-            IdemResult::Done => out.push(5),
-            IdemResult::Friendship(friendship) => out.extend_from_slice(&[6, *friendship as u8]),
-            IdemResult::Pushed(id, seqs) => {
-                out.push(3);
-                put_varint(out, id.get());
-                put_varint(out, seqs.len() as u64);
-                seqs.iter().for_each(|seq| put_varint(out, seq.get()));
-            }
-        }
-    }
-
-    fn read(reader: &mut Reader<'_>) -> Result<Self, CorruptValue> {
-        reader.form(FORM_1)?;
-        let fingerprint = reader.varint()?;
-        let expires_at_ms = reader.signed()?;
-        let result = match reader.u8()? {
-            1 => IdemResult::Registered(Registered {
-                is_new: reader.flag()?,
-                user: UserId::new(reader.varint()?),
-                device: DeviceId::new(reader.varint()?),
-            }),
-            2 => IdemResult::Revoked(reader.flag()?),
-            3 => {
-                let id = MessageId::new(reader.varint()?);
-                let count = reader.varint()?;
-                let seqs = (0..count).map(|_| reader.varint().map(Seq::new)).collect::<Result<_, _>>()?;
-                IdemResult::Pushed(id, seqs)
-            }
-            4 => IdemResult::RevokedBefore {
-                before_ms: reader.signed()?,
-                devices: u32::try_from(reader.varint()?).map_err(|_| reader.corrupt("too many devices"))?,
-            },
-            5 => IdemResult::Done,
-            6 => IdemResult::Friendship(Friendship::read(reader)?),
-            _ => return Err(reader.corrupt("unknown result")),
-        };
-        Ok(Self { fingerprint, expires_at_ms, result })
-    }
-}
-
 /// A message in a mailbox.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Entry {
@@ -409,10 +345,13 @@ pub enum Entry {
     Inline(Body),
     /// Its body is in `message`, in the same partition.
     Shared(MessageId),
+    /// Its body is in `message`, in the group's partition, at this place in the group's order.
+    Group(GroupId, Seq),
 }
 
 const ENTRY_INLINE: u8 = 1;
 const ENTRY_SHARED: u8 = 2;
+const ENTRY_GROUP: u8 = 3;
 
 impl Entry {
     /// As [`Value::put`] of [`Entry::Inline`], without owning the body.
@@ -432,6 +371,11 @@ impl Value for Entry {
                 out.push(ENTRY_SHARED);
                 put_varint(out, id.get());
             }
+            Self::Group(group, seq) => {
+                out.push(ENTRY_GROUP);
+                put_varint(out, group.get());
+                put_varint(out, seq.get());
+            }
         }
     }
 
@@ -439,6 +383,7 @@ impl Value for Entry {
         match reader.u8()? {
             ENTRY_INLINE => Ok(Self::Inline(read_body(reader)?)),
             ENTRY_SHARED => Ok(Self::Shared(MessageId::new(reader.varint()?))),
+            ENTRY_GROUP => Ok(Self::Group(GroupId::new(reader.varint()?), Seq::new(reader.varint()?))),
             _ => Err(reader.corrupt("unknown form")),
         }
     }
@@ -468,6 +413,7 @@ impl Value for SharedBody {
     }
 }
 
+/// Without its group, which is where it is found.
 fn put_body(body: &Body, out: &mut Vec<u8>) {
     put_varint(out, body.message_id.get());
     put_varint(out, body.from_user.get());
@@ -485,6 +431,7 @@ fn read_body(reader: &mut Reader<'_>) -> Result<Body, CorruptValue> {
         command: reader.i32()?,
         created_at_ms: reader.signed()?,
         content: Bytes::copy_from_slice(reader.bytes()?),
+        ..Body::default()
     })
 }
 
@@ -495,6 +442,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::command::Registered;
 
     fn comes_back<V: Value + PartialEq + Debug>(value: &V) {
         let bytes = value.to_bytes();
@@ -517,6 +465,7 @@ mod tests {
             command: number as i32,
             content: content.into(),
             created_at_ms: number as i64,
+            ..Body::default()
         }
     }
 
@@ -526,7 +475,7 @@ mod tests {
             number: u64, signed: i64, kind: i32, text in ".{0,20}", hash: [u8; 32],
             content in proptest::collection::vec(any::<u8>(), 0..50), flag: bool,
         ) {
-            let user = UserId::new(number);
+            let (user, name) = (UserId::new(number), text.clone());
             comes_back(&MetaNumber { value: number });
             comes_back(&MailboxHead { next: Seq::new(number), trimmed_to: Seq::new(number / 7) });
             comes_back(&DedupHead {
@@ -550,11 +499,29 @@ mod tests {
                 IdemResult::Revoked(flag),
                 IdemResult::RevokedBefore { before_ms: signed, devices: kind as u32 },
                 IdemResult::Pushed(MessageId::new(number), vec![Seq::new(0), Seq::new(number)]),
+                IdemResult::Members(GroupId::new(number), vec![Verdict::Done, Verdict::Damaged]),
+                IdemResult::Sent {
+                    message_id: MessageId::new(number), seq: Seq::new(number / 2), created_at_ms: signed,
+                },
             ] {
                 comes_back(&IdemEntry { fingerprint: number, expires_at_ms: signed, result });
             }
             comes_back(&Entry::Inline(body(content.clone(), number)));
             comes_back(&Entry::Shared(MessageId::new(number)));
+            comes_back(&Entry::Group(GroupId::new(number), Seq::new(number / 2)));
+            comes_back(&GroupMessage(body(content.clone(), number)));
+            comes_back(&GroupRecord {
+                created_at_ms: signed, updated_at_ms: signed / 2, owner: user, muted: flag, dissolved: !flag,
+                name: name.clone(), avatar_url: String::new(), introduction: name.clone(), extra: name.clone(),
+            });
+            for role in [Role::Member, Role::Admin, Role::Owner] {
+                comes_back(&MemberRecord {
+                    role, joined_at_ms: signed, since: Seq::new(number), muted_until_ms: signed / 5,
+                    nickname: name.clone(), extra: String::new(),
+                });
+            }
+            comes_back(&GroupHead { next: Seq::new(number), members: number / 3 });
+            comes_back(&FanOutRecord { seq: Seq::new(number), after: user });
             comes_back(&SharedBody { references: 2, body: body(content, number) });
         }
 

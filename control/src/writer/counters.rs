@@ -42,6 +42,8 @@ pub struct Counters {
     pub duplicates: Counter,
     /// Remembered ids of sends that were forgotten because of their age.
     pub forgotten: Counter,
+    /// Batches in which messages to groups were given out.
+    pub fan_outs: Counter,
     /// Targets handed to gateways.
     pub deliveries: Counter,
     /// Sessions ended by a newer sign-in of their device.
@@ -114,6 +116,7 @@ pub struct Gauges {
     sessions: AtomicU64,
     users: AtomicU64,
     gateways: AtomicU64,
+    fan_outs: AtomicU64,
 }
 
 impl Gauges {
@@ -121,6 +124,15 @@ impl Gauges {
     pub fn get(&self) -> (u64, u64, u64) {
         let load = |gauge: &AtomicU64| gauge.load(Ordering::Relaxed);
         (load(&self.sessions), load(&self.users), load(&self.gateways))
+    }
+
+    /// Groups whose messages are being given out.
+    pub fn fan_outs(&self) -> u64 {
+        self.fan_outs.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_fan_outs(&self, open: usize) {
+        self.fan_outs.store(open as u64, Ordering::Relaxed);
     }
 
     pub(super) fn set(&self, (sessions, users, gateways): (u64, u64, u64)) {

@@ -1,9 +1,9 @@
 //! One turn of the writer: admit, execute, commit, release. Without thread or clock, so that a simulation can drive it.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use gimbal_codec::{Attach, CloseReason, DeviceId, Seq, SessionKey, UserId};
+use gimbal_codec::{Attach, CloseReason, DeviceId, GroupId, Seq, SessionKey, UserId};
 use gimbal_rpc::link::{Down, Grant, Refusal, SendResult};
 
 use super::{Counters, Job};
@@ -11,6 +11,7 @@ use crate::command::{Admitted, Command, Lane, Reply, ReplyTo, SESSIONS_PAGE_MAX,
 use crate::error::RequestError;
 use crate::event::{Kinds, News};
 use crate::executor::{Effect, Executor, Output, Sessions};
+use crate::group;
 use crate::log::{CommandLog, Record};
 use crate::partition::Partition;
 use crate::route::policy::Policy;
@@ -31,6 +32,8 @@ pub struct Engine {
     told: usize,
     /// A commit failed: the executor's cache may hold what is not on disk, so nothing is executed any more.
     failed: bool,
+    /// Groups whose messages are on their way, each once, the one next that waits longest.
+    fan_outs: VecDeque<GroupId>,
 }
 
 /// A batch that was executed: what it came to, to be committed and then released.
@@ -39,6 +42,8 @@ pub struct Executed {
     /// One for each job.
     outputs: Vec<Output>,
     records: Vec<(Partition, Record)>,
+    /// Groups whose messages have a next batch once this one is committed.
+    opened: Vec<GroupId>,
     now_ms: i64,
 }
 
@@ -89,7 +94,21 @@ impl Engine {
     ) -> Self {
         let epoch = store.control_epoch();
         let (executor, routes) = (Executor::new(epoch), Routes::new(epoch, devices));
-        Self { executor, routes, log, store, counters, news: Arc::default(), told: 0, failed: false }
+        let fan_outs = group::open(&*store).unwrap_or_else(|error| {
+            tracing::error!(%error, "messages that were on their way to groups wait for another restart");
+            Vec::new()
+        });
+        Self {
+            executor,
+            routes,
+            log,
+            store,
+            counters,
+            news: Arc::default(),
+            told: 0,
+            failed: false,
+            fan_outs: fan_outs.into(),
+        }
     }
 
     /// Which kinds of events are written from now on.
@@ -117,8 +136,7 @@ impl Engine {
         if !self.has_changes() {
             return;
         }
-        let (_, records) = self.run(&[], now_ms, true);
-        let mut flushed = Executed { jobs: Vec::new(), outputs: Vec::new(), records, now_ms };
+        let mut flushed = self.run(&[], now_ms, true);
         self.commit(&mut flushed);
         self.tell();
     }
@@ -137,6 +155,19 @@ impl Engine {
         }
     }
 
+    /// The next batch of a message that is on its way to a group, to be executed with whatever else waits: at most one for
+    /// each turn, and groups take turns, so that nobody waits for more than one of them.
+    pub fn next_fan_out(&mut self) -> Option<Job> {
+        let group = self.fan_outs.pop_front()?;
+        self.counters.fan_outs.add(1);
+        Some(Job { command: Command::FanOut { group }, reply_to: ReplyTo::Nobody })
+    }
+
+    /// Whether [`Self::next_fan_out`] has one.
+    pub fn has_fan_out(&self) -> bool {
+        !self.fan_outs.is_empty()
+    }
+
     /// One batch from its begin to its end: [`Self::execute`], [`Self::commit`], [`Self::release`].
     pub fn turn(&mut self, jobs: &mut Vec<Job>, now_ms: i64) {
         let mut batch = self.execute(jobs, now_ms);
@@ -150,10 +181,15 @@ impl Engine {
         let waiting = jobs.len();
         jobs.retain(|job| !job.reply_to.is_given_up());
         self.counters.given_up.add((waiting - jobs.len()) as u64);
-        let (outputs, records) =
-            if self.failed { (refuse_all(jobs), Vec::new()) } else { self.run(jobs, now_ms, false) };
-        let rest = jobs.split_off(outputs.len());
-        Executed { jobs: std::mem::replace(jobs, rest), outputs, records, now_ms }
+        let mut executed = if self.failed {
+            let outputs = refuse_all(jobs);
+            Executed { jobs: Vec::new(), outputs, records: Vec::new(), opened: Vec::new(), now_ms }
+        } else {
+            self.run(jobs, now_ms, false)
+        };
+        let rest = jobs.split_off(executed.outputs.len());
+        executed.jobs = std::mem::replace(jobs, rest);
+        executed
     }
 
     /// Makes what the batch changed durable; nothing is committed when nothing changed. After a failure all of the batch
@@ -167,6 +203,8 @@ impl Engine {
             Err(error) => {
                 tracing::error!(%error, "refusing everything from now on");
                 self.failed = true;
+                batch.opened.clear();
+                self.fan_outs.clear();
                 batch.outputs = refuse_all(&batch.jobs);
             }
         }
@@ -174,7 +212,8 @@ impl Engine {
 
     /// Answers and deliveries leave, in the order of the jobs. Only after [`Self::commit`].
     pub fn release(&mut self, batch: Executed) {
-        let Executed { jobs, outputs, records, now_ms } = batch;
+        let Executed { jobs, outputs, records, opened, now_ms } = batch;
+        self.fan_outs.extend(opened);
         assert!(records.is_empty(), "answers leave after the commit");
         if jobs.is_empty() {
             return;
@@ -187,6 +226,7 @@ impl Engine {
         }
         self.counters.link_full.add(self.routes.flush());
         self.counters.online.set(self.routes.counts());
+        self.counters.online.set_fan_outs(self.fan_outs.len());
         self.tell();
     }
 
@@ -195,7 +235,8 @@ impl Engine {
         &self.routes
     }
 
-    fn run(&mut self, jobs: &[Job], now_ms: i64, is_forced: bool) -> (Vec<Output>, Vec<(Partition, Record)>) {
+    /// Its jobs are still the caller's.
+    fn run(&mut self, jobs: &[Job], now_ms: i64, is_forced: bool) -> Executed {
         let mut outputs = Vec::with_capacity(jobs.len());
         let mut touched = Touched::default();
         let (view, routes) = (Arc::clone(&self.store), &self.routes);
@@ -204,6 +245,9 @@ impl Engine {
             Sessions { next_attach: routes.next_attach(), changes: routes.changes(), is_online: &is_online };
         let mut batch = self.executor.begin(&*view, now_ms, sessions);
         for job in jobs {
+            if batch.is_full() {
+                break;
+            }
             let output = match admit(routes, &touched, &job.command) {
                 Admission::Execute => batch.run(&job.command),
                 Admission::Refuse(error) => Output::refused(error),
@@ -216,12 +260,13 @@ impl Engine {
             }
             outputs.push(output);
         }
+        let opened = batch.take_opened();
         let records = batch.finish(is_forced);
         if is_forced || !records.is_empty() {
             self.routes.forget_changes();
             self.told = 0;
         }
-        (outputs, records)
+        Executed { jobs: Vec::new(), outputs, records, opened, now_ms }
     }
 
     fn answer(&mut self, job: Job, output: Output, now_ms: i64) {

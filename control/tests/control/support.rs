@@ -16,7 +16,7 @@ use gimbal_control::store::memory::MemoryStore;
 use gimbal_control::store::rocks::{RocksOptions, RocksStore};
 use gimbal_control::store::{Scan, Store, Table};
 use gimbal_control::writer::{Counters, Engine, Job};
-use gimbal_rpc::link::{Down, Downlink, Hello, LinkFull, SendResult, Tag};
+use gimbal_rpc::link::{Down, Downlink, Hello, LinkFull, Recipient, SendResult, Tag};
 use tokio::sync::oneshot;
 
 /// Where a test's time begins: Unix milliseconds.
@@ -201,7 +201,7 @@ pub(crate) fn send(from: Account, id: u64, to: UserId, text: &str) -> Command {
     Command::Send {
         sender: bare(from),
         client_message_id: ClientMessageId::new(id),
-        to,
+        to: Recipient::User(to),
         command: 7,
         content: Bytes::copy_from_slice(text.as_bytes()),
     }

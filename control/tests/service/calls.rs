@@ -14,7 +14,13 @@ use gimbal_rpc::{
 use super::rig::{Gateway, Person, Rig, keyed, session, why};
 
 fn send(client_message_id: u64, to_user: u64, content: &'static [u8]) -> v1::SendRequest {
-    v1::SendRequest { client_message_id, to_user, command: 7, content: Bytes::from_static(content) }
+    v1::SendRequest {
+        client_message_id,
+        to_user,
+        command: 7,
+        content: Bytes::from_static(content),
+        to_group: 0,
+    }
 }
 
 async fn synced(rig: &Rig, person: &Person, after: u64, limit: u32) -> v1::SyncReply {

@@ -13,7 +13,7 @@ use super::calls::{attached, caller};
 use super::rig::{Person, Rig, WAIT, config, keyed, why};
 
 fn send(id: u64, to_user: u64) -> v1::SendRequest {
-    v1::SendRequest { client_message_id: id, to_user, command: 7, content: "text".into() }
+    v1::SendRequest { client_message_id: id, to_user, command: 7, content: "text".into(), to_group: 0 }
 }
 
 async fn tail(rig: &Rig, request: v1::TailRequest) -> Streaming<v1::Event> {

@@ -26,6 +26,7 @@ async fn opened(rig: &Rig, key: &str) -> Vec<Scope> {
     let mut accounts = rig.accounts();
     let mut friends = v1::friends_client::FriendsClient::new(rig.channel.clone());
     let mut presence = v1::presence_client::PresenceClient::new(rig.channel.clone());
+    let mut groups = v1::groups_client::GroupsClient::new(rig.channel.clone());
     let register = v1::RegisterDeviceRequest::default();
     let (read, kick) = (v1::ListSessionsRequest::default(), v1::KickRequest::default());
     let open = [
@@ -37,6 +38,7 @@ async fn opened(rig: &Rig, key: &str) -> Vec<Scope> {
         (Scope::Rooms, is_open(rig.rooms().count(keyed(key, v1::CountRequest::default())).await)),
         (Scope::Friends, is_open(friends.list(keyed(key, v1::ListFriendsRequest::default())).await)),
         (Scope::Events, is_open(presence.get(keyed(key, v1::GetPresenceRequest::default())).await)),
+        (Scope::Groups, is_open(groups.list_mine(keyed(key, v1::ListMineRequest::default())).await)),
         (Scope::AdminRead, is_open(rig.admin().list_sessions(keyed(key, read)).await)),
         (Scope::Admin, is_open(rig.admin().kick(keyed(key, kick)).await)),
     ];
@@ -55,7 +57,8 @@ async fn a_key_of_another_role_is_denied() {
         Config { backend_key_file: Some(backend), admin_key_file: Some(admin), ..config(dir.path()) };
     let rig = Rig::with(config).await;
     let of_backend = opened(&rig, "backend-0123456789").await;
-    assert_eq!(of_backend, [Scope::Accounts, Scope::Messages, Scope::Rooms, Scope::Friends, Scope::Events]);
+    let all = [Scope::Accounts, Scope::Messages, Scope::Rooms, Scope::Friends, Scope::Events, Scope::Groups];
+    assert_eq!(of_backend, all);
     assert_eq!(opened(&rig, "admin-0123456789ab").await, [Scope::AdminRead, Scope::Admin]);
     rig.stop().await;
 }
@@ -84,7 +87,7 @@ async fn each_scope_opens_its_own_methods_and_metrics_name_the_key() {
     let page = rig.http("/metrics").await.1;
     for line in [
         "gimbal_control_api_calls_total{key=\"rooms-key\",outcome=\"allowed\"} 1",
-        "gimbal_control_api_calls_total{key=\"rooms-key\",outcome=\"no_scope\"} 6",
+        "gimbal_control_api_calls_total{key=\"rooms-key\",outcome=\"no_scope\"} 7",
         "gimbal_control_api_calls_total{key=\"unknown\",outcome=\"refused\"} 1",
     ] {
         assert!(page.contains(line), "{line} is not in\n{page}");

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use gimbal_codec::{Attach, CloseReason, DeviceId, GatewayId, RoomId, Seq, ShardId, UserId};
 use gimbal_control::config::devices::{Conflict, PolicyName};
 use gimbal_rpc::{
-    link::{Caller, Down, Hello, Tag, Up},
+    link::{Caller, Down, Hello, Recipient, Tag, Up},
     link_v1::{self as pb, link_client::LinkClient},
     v1,
 };
@@ -95,7 +95,7 @@ async fn a_message_crosses_from_a_session_to_a_session_of_a_remote_gateway() {
         caller: caller(&anna, 1, of_anna),
         tag: tag.clone(),
         client_message_id: gimbal_codec::ClientMessageId::new(1),
-        to: UserId::new(ben.user),
+        to: Recipient::User(UserId::new(ben.user)),
         command: 3,
         content: Bytes::from_static(b"over the wire"),
     };

@@ -4,6 +4,7 @@
 
 mod calls;
 mod events;
+mod groups;
 mod hostile;
 mod keys;
 mod link;

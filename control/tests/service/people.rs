@@ -110,7 +110,13 @@ async fn a_blocked_user_is_told_and_a_removed_device_is_out() {
     let mut friends = FriendsClient::new(rig.channel.clone());
     let block = v1::BlockRequest { user_id: ben.user, idempotency_key: String::new() };
     friends.block(anna.call(block)).await.unwrap();
-    let send = |to| v1::SendRequest { client_message_id: 1, to_user: to, command: 7, content: "x".into() };
+    let send = |to| v1::SendRequest {
+        client_message_id: 1,
+        to_user: to,
+        command: 7,
+        content: "x".into(),
+        to_group: 0,
+    };
     let refused = rig.messages().send(ben.call(send(anna.user))).await.unwrap_err();
     assert_eq!((refused.code(), why(&refused).0), (Code::PermissionDenied, "blocked"));
     let listed = friends.list_blocked(anna.call(v1::ListBlockedRequest::default())).await.unwrap();

@@ -122,7 +122,8 @@ async fn a_signed_token_opens_the_link_and_grpc_and_makes_user_and_device() {
     assert_eq!(sign_in(&gateway, &anna, 1).await, Ok(77));
     let ben = person(0, 0, token(json!({"sub": 78, "device": "9"})));
     assert_eq!(sync(&rig, &ben).await, Ok(0));
-    let send = v1::SendRequest { client_message_id: 1, to_user: 77, command: 1, content: "hi".into() };
+    let send =
+        v1::SendRequest { client_message_id: 1, to_user: 77, command: 1, content: "hi".into(), to_group: 0 };
     let sent = rig.messages().send(ben.call(send)).await.unwrap().into_inner();
     assert_eq!(sent.seq, 1);
     let Down::Deliver { body, .. } = gateway.next().await else { panic!("no delivery") };

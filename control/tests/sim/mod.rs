@@ -4,8 +4,8 @@
 //! A failure names its seed: `GIMBAL_SIM_SEED=<seed> cargo test --release -p gimbal-control sim` replays it alone.
 
 mod check;
-mod faults;
-mod rng;
+pub(crate) mod faults;
+pub(crate) mod rng;
 mod workload;
 mod world;
 

@@ -10,7 +10,7 @@ use gimbal_control::log::EmbeddedLog;
 use gimbal_control::store::Store;
 use gimbal_control::store::memory::MemoryStore;
 use gimbal_control::writer::Job;
-use gimbal_rpc::link::{Down, Tag};
+use gimbal_rpc::link::{Down, Recipient, Tag};
 use tokio::sync::oneshot;
 
 use super::faults::{Crash, CrashingLog, Plan};
@@ -284,7 +284,7 @@ fn send(account: Account, session: Option<SessionRef>, wanted: &Wanted) -> Comma
     Command::Send {
         sender: Sender { proof: session.map_or(bare(account).proof, Proof::Session), ..bare(account) },
         client_message_id: ClientMessageId::new(wanted.id),
-        to: wanted.to,
+        to: Recipient::User(wanted.to),
         command: 1,
         content: wanted.text.clone().into(),
     }

@@ -560,6 +560,7 @@ fn body_of(seq: u64, bytes: usize) -> Body {
         command: 5,
         content: Bytes::from(content),
         created_at_ms: 6,
+        ..Body::default()
     }
 }
 

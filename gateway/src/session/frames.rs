@@ -19,6 +19,8 @@ fn message(body: &Body, seq: Seq) -> Message<'_> {
         from_user: body.from_user,
         from_device: body.from_device,
         created_at_ms: body.created_at_ms,
+        group: body.group,
+        group_seq: body.group_seq,
         ..Message::default()
     }
 }

@@ -6,7 +6,9 @@ use gimbal_codec::limits::{CONTENT_BYTES_MAX, SYNC_LIMIT_MAX};
 use gimbal_codec::{
     Attach, Body, CloseReason, Command, DecodeError, Packet, RoomId, Seq, code, frame, frame_of_packet,
 };
-use gimbal_rpc::link::{Caller, Page, Refusal, RoomPlace, SendResult, Signal, SignalTarget, Tag, Up};
+use gimbal_rpc::link::{
+    Caller, Page, Recipient, Refusal, RoomPlace, SendResult, Signal, SignalTarget, Tag, Up,
+};
 
 use super::cursor::Cursor;
 use super::frames::page_body;
@@ -117,10 +119,13 @@ impl Online {
 
     fn send(&mut self, packet: &Packet<'_>, turn: &mut Turn<'_>) -> Result<(), CloseReason> {
         let send = body::Send::decode(packet.content).map_err(reason)?;
+        let to = match (send.to.is_none(), send.group.is_none()) {
+            (false, true) => Recipient::User(send.to),
+            (true, false) => Recipient::Group(send.group),
+            _ => return refuse(packet, Refused(code::BAD_REQUEST, "one of to_user and to_group"), turn),
+        };
         let refused = if send.client_message_id.is_none() {
             Some(Refused(code::BAD_REQUEST, "client_message_id is 0"))
-        } else if send.to.is_none() {
-            Some(Refused(code::BAD_REQUEST, "to_user is 0"))
         } else {
             refuse_content(send.content).or_else(|| self.refuse_call(turn.link))
         };
@@ -132,7 +137,7 @@ impl Online {
             caller: self.caller,
             tag: tag_of(packet),
             client_message_id: send.client_message_id,
-            to: send.to,
+            to,
             command: send.command,
             content: Bytes::copy_from_slice(send.content),
         }));

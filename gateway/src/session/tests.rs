@@ -1,7 +1,6 @@
 //! The conversation step by step: gim's manners, refusals, closes, deadlines.
 
 mod announce;
-
 mod grant;
 mod other;
 mod rooms;
@@ -10,10 +9,10 @@ use bytes::Bytes;
 use gimbal_codec::body::{Behind, Close, Message, Reply, Rooms, Send, SignIn, Signal, SubscribeRoom, Sync};
 use gimbal_codec::limits::{CONTENT_BYTES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MAX_FRESH, FRESH_FRAMES_MAX};
 use gimbal_codec::{
-    Attach, Body, ClientMessageId, CloseReason, Command, Decoder, DeviceId, MessageId, Packet, RoomId, Seq,
-    SessionKey, ShardId, UserId, code,
+    Attach, Body, ClientMessageId, CloseReason, Command, Decoder, DeviceId, GroupId, MessageId, Packet,
+    RoomId, Seq, SessionKey, ShardId, UserId, code,
 };
-use gimbal_rpc::link::{self, Grant, Page, Refusal, SendResult, SignalTarget, Tag, Up};
+use gimbal_rpc::link::{self, Grant, Page, Recipient, Refusal, SendResult, SignalTarget, Tag, Up};
 
 use super::online::CALLS_MAX;
 use super::{Action, Counter, Counts, Deliver, Flow, Limits, Moment, Pace, Session, Turn};
@@ -134,6 +133,7 @@ fn body(content_bytes: usize) -> link::Body {
         command: 100,
         content: Bytes::from(vec![1; content_bytes]),
         created_at_ms: 1_700_000_000_999,
+        ..link::Body::default()
     }
 }
 
@@ -259,16 +259,20 @@ fn a_send_goes_up_or_is_refused_with_its_reason() {
         to: UserId::new(to),
         command: 3,
         content,
+        ..Send::default()
     };
     for (send, refused) in [
         (send(0, 5, &[][..]), code::BAD_REQUEST),
         (send(5, 0, &[][..]), code::BAD_REQUEST),
+        (Send { group: GroupId::new(6), ..send(5, 5, &[]) }, code::BAD_REQUEST),
         (send(5, 5, &long[..]), code::CONTENT_TOO_LARGE),
     ] {
         fixture.send(16, &send).unwrap();
         assert_eq!(fixture.replied(), refused);
     }
     assert!(fixture.actions.is_empty());
+    fixture.send(16, &Send { group: GroupId::new(6), ..send(5, 0, &[]) }).unwrap();
+    assert!(matches!(fixture.actions.pop(), Some(Action::Up(Up::Send { to: Recipient::Group(_), .. }))));
     fixture.send(16, &send(5, u64::MAX, &long[..CONTENT_BYTES_MAX])).unwrap();
     let Action::Up(up @ Up::Send { tag: sent, .. }) = &fixture.actions[0].clone() else { panic!("no send") };
     assert_eq!(*sent, tag());

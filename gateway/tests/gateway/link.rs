@@ -57,6 +57,7 @@ fn a_full_uplink_refuses_calls_and_keeps_ends() {
         to: gimbal_codec::UserId::new(2),
         command: 5,
         content: b"hello",
+        ..Default::default()
     };
     alice.send(Command::Send, 9, &send);
     assert_eq!(alice.packet().unwrap().reply_code(), code::BUSY);

@@ -40,6 +40,7 @@ fn sessions_of_both_transports_are_sent_the_same_in_the_same_order() {
             to: UserId::new(7),
             command: 1,
             content: &content,
+            ..Send::default()
         };
         sender.send(Command::Send, id, &send);
         assert!(sender.packet().unwrap().is(Command::Send));

@@ -116,6 +116,7 @@ fn a_message_goes_from_one_session_to_another() {
         to: gimbal_codec::UserId::new(2),
         command: 5,
         content: b"hello",
+        ..Default::default()
     };
     alice.send(Command::Send, 9, &send);
     let answer = alice.packet().unwrap();

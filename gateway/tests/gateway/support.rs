@@ -16,8 +16,8 @@ use gimbal_codec::{
 use gimbal_gateway::config::{Config, WebSocket};
 use gimbal_gateway::server::{Plane, Server};
 use gimbal_rpc::link::{
-    Body, Control, Down, Downlink, Grant, Hello, LinkFull, Page, Refusal, RoomPlace, SendResult, Target, Up,
-    Uplink,
+    Body, Control, Down, Downlink, Grant, Hello, LinkFull, Page, Recipient, Refusal, RoomPlace, SendResult,
+    Target, Up, Uplink,
 };
 
 /// Longest wait for anything; only reached when a test fails.
@@ -383,6 +383,7 @@ impl Inner {
             Up::Send { caller, tag, to, command, content, .. } => {
                 let body =
                     Body { from_user: caller.user, from_device: caller.device, command, content, ..body() };
+                let Recipient::User(to) = to else { panic!("the tests send to users") };
                 let seq = self.store(to, body, out);
                 let result =
                     SendResult { message_id: MessageId::new(1), seq, created_at_ms: 0, duplicate: false };
@@ -456,6 +457,7 @@ fn body() -> Body {
         command: 1,
         content: Bytes::new(),
         created_at_ms: 1000,
+        ..Body::default()
     }
 }
 

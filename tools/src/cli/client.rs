@@ -3,7 +3,7 @@
 mod device;
 mod listen;
 
-use std::process::ExitCode;
+use std::{fmt, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use gimbal::{
@@ -12,7 +12,7 @@ use gimbal::{
     grpc::{Credential, explain},
     inspect::printable,
 };
-use gimbal_codec::{ClientMessageId, RoomId, Seq, UserId, body::SendResult, limits::SYNC_LIMIT_MAX};
+use gimbal_codec::{ClientMessageId, GroupId, RoomId, Seq, UserId, body::SendResult, limits::SYNC_LIMIT_MAX};
 use gimbal_rpc::v1::{CountRequest, PublishRequest};
 
 use super::{GrpcArgs, KeyArgs, small_runtime};
@@ -31,13 +31,16 @@ pub(crate) enum Verb {
         #[arg(long)]
         count: Option<u64>,
     },
-    /// Send messages to a user and wait until they are durable.
+    /// Send messages to a user, or to a group, and wait until they are durable.
     Send {
         #[command(flatten)]
         device: DeviceArgs,
         /// User id of the recipient, as `listen` prints it
-        #[arg(long)]
-        to: u64,
+        #[arg(long, required_unless_present = "group")]
+        to: Option<u64>,
+        /// Id of a group in place of a recipient
+        #[arg(long, conflicts_with = "to")]
+        group: Option<u64>,
         /// Opaque type code
         #[arg(long, default_value_t = 1, allow_negative_numbers = true)]
         command: i32,
@@ -111,10 +114,12 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
                 let rooms: Vec<RoomId> = rooms.into_iter().map(RoomId::new).collect();
                 listen::listen(device, "room", &rooms, count).await
             }
-            Verb::Send { device, to, command, client_message_id, texts } => {
+            Verb::Send { device, to, group, command, client_message_id, texts } => {
                 let mut device = Device::open(device, "cli").await?;
+                let to =
+                    group.map_or(To::User(UserId::new(to.unwrap_or(0))), |id| To::Group(GroupId::new(id)));
                 for text in texts {
-                    send(&mut device, UserId::new(to), command, client_message_id, &text).await?;
+                    send(&mut device, to, command, client_message_id, &text).await?;
                 }
                 Ok(ExitCode::SUCCESS)
             }
@@ -132,7 +137,23 @@ fn ignore(mut events: Events) {
     tokio::spawn(async move { while events.next().await.is_some() {} });
 }
 
-async fn send(device: &mut Device, to: UserId, command: i32, id: Option<u64>, text: &str) -> Result<()> {
+/// Whom a message is for.
+#[derive(Clone, Copy)]
+enum To {
+    User(UserId),
+    Group(GroupId),
+}
+
+impl fmt::Display for To {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(user) => write!(f, "user {user}"),
+            Self::Group(group) => write!(f, "group {group}"),
+        }
+    }
+}
+
+async fn send(device: &mut Device, to: To, command: i32, id: Option<u64>, text: &str) -> Result<()> {
     let id = match id {
         Some(id) => id,
         None => device.reserve_client_message_id()?,
@@ -147,9 +168,9 @@ async fn send(device: &mut Device, to: UserId, command: i32, id: Option<u64>, te
                 eprintln!("no answer; the same message again");
                 tokio::time::sleep(std::time::Duration::from_millis(200)).await;
             }
-            Err(error @ ClientError::Refused { .. }) => bail!("message {id} to user {to}: {error}"),
+            Err(error @ ClientError::Refused { .. }) => bail!("message {id} to {to}: {error}"),
             other => {
-                break other.with_context(|| format!("message {id} to user {to} may be stored or not"))?;
+                break other.with_context(|| format!("message {id} to {to} may be stored or not"))?;
             }
         }
     };
@@ -164,13 +185,17 @@ async fn send(device: &mut Device, to: UserId, command: i32, id: Option<u64>, te
 
 async fn try_send(
     device: &mut Device,
-    to: UserId,
+    to: To,
     command: i32,
     id: u64,
     text: &str,
 ) -> Result<SendResult, ClientError> {
     let client = connected(device).await?;
-    let result = client.send(to, ClientMessageId::new(id), command, text.as_bytes()).await;
+    let (id, text) = (ClientMessageId::new(id), text.as_bytes());
+    let result = match to {
+        To::User(user) => client.send(user, id, command, text).await,
+        To::Group(group) => client.send_to_group(group, id, command, text).await,
+    };
     if matches!(result, Err(ClientError::Closed(_) | ClientError::Timeout(_))) {
         device.client = None;
     }
@@ -232,6 +257,9 @@ fn line(message: &Message) -> String {
         user => format!("user {user}"),
     };
     let place = match (message.room.get(), message.seq.get()) {
+        (0, seq) if !message.group.is_none() => {
+            format!("seq {seq}  group {} {}", message.group, message.group_seq)
+        }
         (0, 0) => "not stored".to_owned(),
         (0, seq) => format!("seq {seq}"),
         (room, _) => format!("room {room} {}.{}", message.room_order.0, message.room_order.1),

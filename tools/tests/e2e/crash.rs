@@ -64,7 +64,13 @@ fn sender(number: usize, device: &Device, users: [UserId; 2], tcp: SocketAddr, s
                 let id = ClientMessageId::new(next);
                 client.request(
                     Command::Send,
-                    &body::Send { client_message_id: id, to, command: 1, content: &text },
+                    &body::Send {
+                        client_message_id: id,
+                        to,
+                        command: 1,
+                        content: &text,
+                        ..Default::default()
+                    },
                 );
                 next += 1;
             }

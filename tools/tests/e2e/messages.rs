@@ -27,6 +27,7 @@ fn a_message_crosses_with_its_seq() {
         to_user: bob.user.get(),
         command: 1,
         content: "by call".into(),
+        to_group: 0,
     };
     let reply = api.send(&alice, request).unwrap();
     assert_eq!((reply.seq, contents(&listener.receive(1))), (2, vec!["by call".to_owned()]));
@@ -79,8 +80,13 @@ fn the_same_client_message_id_is_one_message_and_one_answer() {
     let mut sender = Client::online(server.tcp, &alice);
     let first = sender.send(bob.user, 7, b"once").unwrap();
     let second = sender.send(bob.user, 7, b"once").unwrap();
-    let request =
-        pb::SendRequest { client_message_id: 7, to_user: bob.user.get(), command: 1, content: "once".into() };
+    let request = pb::SendRequest {
+        client_message_id: 7,
+        to_user: bob.user.get(),
+        command: 1,
+        content: "once".into(),
+        to_group: 0,
+    };
     let third = api.send(&alice, request).unwrap();
     assert_eq!(
         (first.message_id, first.seq, first.created_at_ms),
@@ -102,8 +108,13 @@ fn a_send_to_nobody_is_refused_and_costs_nobody() {
     for (id, nobody) in [9_999, 0, u64::MAX, bob.user.get() + 1_000].into_iter().enumerate() {
         let refused = sender.send(UserId::new(nobody), id as u64 + 1, b"?").unwrap_err();
         assert!([code::USER_NOT_FOUND, code::BAD_REQUEST].contains(&refused.0), "user {nobody}: {refused:?}");
-        let request =
-            pb::SendRequest { client_message_id: 50, to_user: nobody, command: 1, content: "?".into() };
+        let request = pb::SendRequest {
+            client_message_id: 50,
+            to_user: nobody,
+            command: 1,
+            content: "?".into(),
+            to_group: 0,
+        };
         assert!(api.send(&alice, request).is_err(), "user {nobody}");
     }
     assert_eq!(sender.send(bob.user, 100, b"still fine").unwrap().seq.get(), 1);
@@ -121,8 +132,13 @@ fn content_over_the_limit_is_refused_and_content_at_it_crosses() {
     assert_eq!(listener.receive(1)[0].content, most);
     let more = vec![7; limits::CONTENT_BYTES_MAX + 1];
     assert_eq!(sender.send(bob.user, 2, &more), Err(Refused(code::CONTENT_TOO_LARGE)));
-    let request =
-        pb::SendRequest { client_message_id: 3, to_user: bob.user.get(), command: 1, content: more.into() };
+    let request = pb::SendRequest {
+        client_message_id: 3,
+        to_user: bob.user.get(),
+        command: 1,
+        content: more.into(),
+        to_group: 0,
+    };
     assert!(api.send(&alice, request).is_err());
     sender.send(bob.user, 4, b"still fine").unwrap();
 }

@@ -11,6 +11,7 @@ fn send_by_call(api: &Api, from: &crate::harness::Device, to: &crate::harness::D
         to_user: to.user.get(),
         command: 1,
         content: id.to_be_bytes().to_vec().into(),
+        to_group: 0,
     };
     api.send(from, request).unwrap();
 }
@@ -51,7 +52,13 @@ fn control_restarts_alone_and_no_client_sees_a_close() {
 /// `Err(None)`: no answer, as for a call that was under way when the link broke. An id that was refused is not used up.
 fn try_send(client: &mut Client, to: &crate::harness::Device, id: u64) -> Result<(), Option<Refused>> {
     let id = ClientMessageId::new(id);
-    let request = body::Send { client_message_id: id, to: to.user, command: 1, content: b"retried" };
+    let request = body::Send {
+        client_message_id: id,
+        to: to.user,
+        command: 1,
+        content: b"retried",
+        ..body::Send::default()
+    };
     match client.try_call(Command::Send, &request) {
         Some(result) => result.map(drop).map_err(Some),
         None => Err(None),

@@ -52,7 +52,8 @@ fn user_of(api: &Api, device: &Device) -> UserId {
 
 fn send(api: &Api, from: &Device, id: u64, to: UserId) {
     let content = id.to_be_bytes().to_vec().into();
-    let request = pb::SendRequest { client_message_id: id, to_user: to.get(), command: 1, content };
+    let request =
+        pb::SendRequest { client_message_id: id, to_user: to.get(), command: 1, content, to_group: 0 };
     api.send(from, request).unwrap();
 }
 

@@ -63,7 +63,7 @@ pub(crate) fn signal(to: UserId, payload: &[u8], out: &mut Vec<u8>) {
 /// A durable send; its answer carries `number`, which rises.
 pub(crate) fn send(to: UserId, number: u64, payload: &[u8], out: &mut Vec<u8>) {
     let client_message_id = ClientMessageId::new(number);
-    let send = body::Send { client_message_id, to, command: 1, content: payload };
+    let send = body::Send { client_message_id, to, command: 1, content: payload, ..Default::default() };
     out.extend_from_slice(&frame(Command::Send, "", number, &send));
 }
 

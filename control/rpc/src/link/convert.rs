@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gimbal_codec::{
-    Attach, ClientMessageId, CloseReason, DeviceId, GatewayId, MessageId, RoomId, Seq, SessionKey, ShardId,
-    UserId,
+    Attach, ClientMessageId, CloseReason, DeviceId, GatewayId, GroupId, MessageId, RoomId, Seq, SessionKey,
+    ShardId, UserId,
 };
 
 use super::{
-    Body, Caller, Down, Grant, Hello, Page, Refusal, SendResult, Signal, SignalTarget, Tag, Target, Up,
+    Body, Caller, Down, Grant, Hello, Page, Recipient, Refusal, SendResult, Signal, SignalTarget, Tag,
+    Target, Up,
 };
 use crate::link_v1 as pb;
 
@@ -72,7 +73,8 @@ impl From<Up> for pb::Up {
                 device: caller.device.get(),
                 tag: Some(tag.into()),
                 client_message_id: client_message_id.get(),
-                to: to.get(),
+                to: if let Recipient::User(user) = to { user.get() } else { 0 },
+                to_group: if let Recipient::Group(group) = to { group.get() } else { 0 },
                 command,
                 content,
             }),
@@ -141,6 +143,14 @@ fn caller(session: u64, attach: u64, user: u64, device: u64) -> Caller {
     }
 }
 
+fn recipient(user: u64, group: u64) -> Result<Recipient, LinkDecodeError> {
+    match (user, group) {
+        (user, 0) => Ok(Recipient::User(UserId::new(user))),
+        (0, group) => Ok(Recipient::Group(GroupId::new(group))),
+        (_, group) => Err(LinkDecodeError::OutOfRange { field: "to_group beside to", value: group }),
+    }
+}
+
 impl TryFrom<pb::Up> for Up {
     type Error = LinkDecodeError;
 
@@ -167,7 +177,7 @@ impl TryFrom<pb::Up> for Up {
                 caller: caller(item.session, item.attach, item.user, item.device),
                 tag: required_tag(item.tag)?,
                 client_message_id: ClientMessageId::new(item.client_message_id),
-                to: UserId::new(item.to),
+                to: recipient(item.to, item.to_group)?,
                 command: item.command,
                 content: item.content,
             },
@@ -436,6 +446,8 @@ impl From<Body> for pb::Body {
             command: body.command,
             content: body.content,
             created_at_ms: body.created_at_ms,
+            group: body.group.get(),
+            group_seq: body.group_seq.get(),
         }
     }
 }
@@ -449,6 +461,8 @@ impl From<pb::Body> for Body {
             command: body.command,
             content: body.content,
             created_at_ms: body.created_at_ms,
+            group: GroupId::new(body.group),
+            group_seq: Seq::new(body.group_seq),
         }
     }
 }

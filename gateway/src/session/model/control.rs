@@ -163,5 +163,6 @@ fn body_of(seq: u64) -> Arc<Body> {
         command: 1,
         content: content_of(seq).into(),
         created_at_ms: 5,
+        ..Body::default()
     })
 }

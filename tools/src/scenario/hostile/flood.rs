@@ -60,7 +60,10 @@ impl Attack for Frames {
             for id in 1..=BURST {
                 // Rising over all connections of one device.
                 let client_message_id = ClientMessageId::new(hand.number << 32 | hand.step << 8 | id);
-                hand.say(Command::Send, &Send { client_message_id, to, command: 1, content: b"once more" });
+                hand.say(
+                    Command::Send,
+                    &Send { client_message_id, to, command: 1, content: b"once more", ..Send::default() },
+                );
             }
         }
         Next::Again(PERIOD)

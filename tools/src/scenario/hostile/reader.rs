@@ -74,7 +74,7 @@ impl Attack for Answers {
                 let client_message_id = ClientMessageId::new(id);
                 hand.say(
                     Command::Send,
-                    &Send { client_message_id, to, command: 1, content: &[0; ASK_BYTES] },
+                    &Send { client_message_id, to, command: 1, content: &[0; ASK_BYTES], ..Send::default() },
                 );
             }
         }

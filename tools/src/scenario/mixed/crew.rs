@@ -133,7 +133,7 @@ impl<'a> Crew<'a> {
         Mark { run: self.state.tally.run, sender: index as u32, number, intended_ns }
             .write(self.bytes, &mut content);
         let client_message_id = ClientMessageId::new(u64::from(number) + 1);
-        let send = Send { client_message_id, to, command: 1, content: &content };
+        let send = Send { client_message_id, to, command: 1, content: &content, ..Send::default() };
         let made = frame(Command::Send, "", number.into(), &send);
         self.sockets.write(socket, |out| out.extend_from_slice(&made));
         self.state.tally.counts.sent += 1;

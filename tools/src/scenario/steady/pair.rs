@@ -56,7 +56,7 @@ impl Fleet {
         let mut content = Vec::with_capacity(self.bytes);
         Mark { run: self.run, sender: index as u32, number, intended_ns }.write(self.bytes, &mut content);
         let client_message_id = ClientMessageId::new(u64::from(number) + 1);
-        let send = Send { client_message_id, to: peer.to, command: 1, content: &content };
+        let send = Send { client_message_id, to: peer.to, command: 1, content: &content, ..Send::default() };
         // Packet.seq is echoed and tells which message an answer is for.
         out.extend_from_slice(&frame(Command::Send, "", u64::from(number), &send));
     }

@@ -347,7 +347,8 @@ impl Client {
     }
 
     pub(crate) fn send(&mut self, to: UserId, id: u64, content: &[u8]) -> Result<body::SendResult, Refused> {
-        let request = body::Send { client_message_id: ClientMessageId::new(id), to, command: 1, content };
+        let client_message_id = ClientMessageId::new(id);
+        let request = body::Send { client_message_id, to, command: 1, content, ..Default::default() };
         self.call(Command::Send, &request).map(|data| body::SendResult::decode(&data).unwrap())
     }
 

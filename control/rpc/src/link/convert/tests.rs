@@ -48,6 +48,8 @@ fn body() -> impl Strategy<Value = Arc<Body>> {
                 command,
                 content,
                 created_at_ms,
+                group: GroupId::new(ids[0] / 3),
+                group_seq: Seq::new(ids[1] / 3),
             })
         },
     )
@@ -71,12 +73,16 @@ fn up() -> impl Strategy<Value = Up> {
     let sign_in = (caller(), bytes(), cursor(), "[0-9.:]{0,21}").prop_map(|(of, token, cursor, peer)| {
         Up::SignIn { session: of.session, user: of.user, device: of.device, token, cursor, peer }
     });
-    let send = (caller(), tag(), any::<[u64; 2]>(), any::<i32>(), bytes()).prop_map(
-        |(caller, tag, ids, command, content)| Up::Send {
+    let to = prop_oneof![
+        any::<u64>().prop_map(|id| Recipient::User(UserId::new(id))),
+        (1..u64::MAX).prop_map(|id| Recipient::Group(GroupId::new(id))),
+    ];
+    let send = (caller(), tag(), any::<u64>(), to, any::<i32>(), bytes()).prop_map(
+        |(caller, tag, id, to, command, content)| Up::Send {
             caller,
             tag,
-            client_message_id: ClientMessageId::new(ids[0]),
-            to: UserId::new(ids[1]),
+            client_message_id: ClientMessageId::new(id),
+            to,
             command,
             content,
         },
