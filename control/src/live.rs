@@ -39,6 +39,7 @@ impl Config {
             calls_per_connection_max: self.limits.calls_per_connection_max,
             keepalive: self.limits.keepalive,
             reads_max: self.limits.reads_max,
+            repeats_kept: self.limits.repeats_kept,
             ..newer.limits.clone()
         };
         let taken = Self {
@@ -65,6 +66,9 @@ mod tests {
         newer.limits.calls_max = 77;
         assert!(!old.needs_start_for(&newer));
         newer.limits.reads_max = 77;
+        assert!(old.needs_start_for(&newer));
+        newer.limits.reads_max = old.limits.reads_max;
+        newer.limits.repeats_kept *= 2;
         assert!(old.needs_start_for(&newer));
         assert!(old.needs_start_for(&Config { data_dir: "elsewhere".into(), ..Config::default() }));
     }

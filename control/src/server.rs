@@ -182,18 +182,15 @@ impl ControlServer {
             stop: stop.subscribe(),
         };
         let (health, routes) = routes(services, link, checked.web.is_open()).await?;
-        let (limits, web) = (live.limits.clone(), checked.web.clone());
-        let layer = CallLayer::new(Arc::clone(&metrics), control_epoch, limits, web);
+        let web = checked.web.clone();
+        let layer = CallLayer::new(Arc::clone(&metrics), control_epoch, live.limits.clone(), web);
         let front = grpc_front(grpc_listener, &checked, Arc::clone(&live.grpc), count_into(&metrics));
         let grpc = tokio::spawn(serve_grpc(front, layer.layer(routes), &stop));
         follow_tls(&checked, &metrics, &stop);
 
         let extra_metrics = Arc::new(OnceLock::new());
-        let pages = Pages {
-            plane: Arc::clone(&plane),
-            metrics: Arc::clone(&metrics),
-            extra: Arc::clone(&extra_metrics),
-        };
+        let extra = Arc::clone(&extra_metrics);
+        let pages = Pages { plane: Arc::clone(&plane), metrics: Arc::clone(&metrics), extra };
         let stop_http = watch::Sender::new(false);
         let http = tokio::spawn(http::serve_pages_over(
             http_listener,
@@ -203,10 +200,7 @@ impl ControlServer {
             count_into(&metrics),
             raised(stop_http.subscribe()),
         ));
-        if checked.jwt.is_some() {
-            let interval = config.auth.jwt.reload_interval;
-            tokio::spawn(follow_keys(Arc::clone(&plane), interval, stop.subscribe()));
-        }
+        follow_issuer(&checked, &plane, &stop);
         let sweep = Sweep::new(plane.readers().clone(), plane.writer().clone(), config.limits.repeats_kept);
         tokio::spawn(sweep.run(raised(stop.subscribe())));
         let (readers, writer) = (plane.readers().clone(), plane.writer().clone());
@@ -424,6 +418,14 @@ fn key_calls(keys: &Keys) -> Sample {
     };
     let value = Value::Labelled(keys.counts().into_iter().map(labelled).collect());
     Sample { name: "api_calls", help: "Calls with a key, by its name and outcome", value }
+}
+
+/// Reads the keys of the tokens' issuer again, if there is one, until the stop.
+fn follow_issuer(checked: &Checked, plane: &Arc<Plane>, stop: &watch::Sender<bool>) {
+    if checked.jwt.is_some() {
+        let interval = checked.config.auth.jwt.reload_interval;
+        tokio::spawn(follow_keys(Arc::clone(plane), interval, stop.subscribe()));
+    }
 }
 
 /// Reads the files of TLS again when they change, until the stop.

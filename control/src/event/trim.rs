@@ -94,7 +94,7 @@ impl Trim {
         let (oldest_ms, most) =
             (now_ms.saturating_sub(self.kept_ms), self.seen.1.saturating_sub(self.kept_max));
         let due = self.marks.iter().take_while(|mark| mark.at_ms < oldest_ms || mark.count <= most).count();
-        let last = self.marks.drain(..due).last()?;
+        let last = self.marks.drain(..due).next_back()?;
         Some(last.number)
     }
 }
