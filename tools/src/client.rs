@@ -1,4 +1,4 @@
-//! Reference client: the wire over TCP, WebSocket or QUIC, on codec alone.
+//! Reference client: the wire over TCP, WebSocket (both plain or in TLS) or QUIC, on codec alone.
 //!
 //! [`Client::connect`] signs in and gives a [`Client`] to ask with and [`Events`] to listen to. Two tasks serve them: a
 //! writer, which also keeps the connection alive, and a reader. Events wait in a bounded queue; when nobody takes them
@@ -29,12 +29,18 @@ use gimbal_codec::{
     frame,
 };
 use tokio::{
+    io::split,
     net::TcpStream,
     sync::{mpsc, oneshot},
     time::timeout,
 };
+use tokio_rustls::TlsConnector;
 
-use crate::{quic, websocket::Pipe};
+use crate::{
+    quic,
+    tls::{self, Trust},
+    websocket::Pipe,
+};
 
 pub use mailbox::{Cursor, Item, Mailbox, Step};
 use reader::Reader;
@@ -54,6 +60,8 @@ pub struct Options {
     pub address: String,
     /// Speak WebSocket, on path `/ws`.
     pub websocket: bool,
+    /// Over TLS with a server that these authorities vouch for; the address is then that of a TLS port.
+    pub tls: Option<Trust>,
     /// Speak QUIC, and trust whom this says.
     pub quic: Option<quinn::ClientConfig>,
     /// User.
@@ -76,6 +84,7 @@ impl Options {
         Self {
             address: address.into(),
             websocket: false,
+            tls: None,
             quic: None,
             user,
             device,
@@ -560,13 +569,25 @@ async fn open(options: &Options) -> std::io::Result<(Reader, Writer)> {
         let (connection, read, write) = quic::connect(&options.address, config.clone()).await?;
         return Ok((Reader::new(Box::new(read), None, Some(connection)), Writer::new(Box::new(write), None)));
     }
+    let (read, write) = socket(options).await?;
+    let (pipe, request) = if options.websocket { open_pipe(&options.address) } else { (None, Vec::new()) };
+    let mut writer = Writer::new(write, pipe.clone());
+    writer.write_as_is(&request).await?;
+    Ok((Reader::new(read, pipe, None), writer))
+}
+
+/// Both halves, after the handshake of TLS if there is to be any.
+async fn socket(options: &Options) -> std::io::Result<(reader::Half, writer::Half)> {
     let stream = TcpStream::connect(&options.address).await?;
     stream.set_nodelay(true)?;
-    let (read, write) = stream.into_split();
-    let (pipe, request) = if options.websocket { open_pipe(&options.address) } else { (None, Vec::new()) };
-    let mut writer = Writer::new(Box::new(write), pipe.clone());
-    writer.write_as_is(&request).await?;
-    Ok((Reader::new(Box::new(read), pipe, None), writer))
+    let Some(trust) = &options.tls else {
+        let (read, write) = stream.into_split();
+        return Ok((Box::new(read), Box::new(write)));
+    };
+    let name = tls::server_name(&options.address).map_err(std::io::Error::other)?;
+    let connector = TlsConnector::from(Arc::clone(trust.config(options.websocket)));
+    let (read, write) = split(connector.connect(name, stream).await?);
+    Ok((Box::new(read), Box::new(write)))
 }
 
 fn open_pipe(address: &str) -> (Option<SharedPipe>, Vec<u8>) {

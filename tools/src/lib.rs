@@ -16,4 +16,5 @@ pub mod quic;
 pub mod report;
 pub mod scenario;
 pub mod state;
+pub mod tls;
 pub mod websocket;

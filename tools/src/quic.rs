@@ -7,17 +7,14 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use quinn::{
     ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream, TransportConfig,
     crypto::rustls::QuicClientConfig,
-    rustls::{
-        self, RootCertStore,
-        crypto::ring::default_provider,
-        pki_types::{CertificateDer, pem::PemObject as _},
-        version::TLS13,
-    },
+    rustls::{self, crypto::ring::default_provider, version::TLS13},
 };
+
+use crate::tls::{host, roots};
 
 /// What clients of a gateway name (RFC 9001, 8.1).
 const ALPN: &[u8] = b"gimbal-quic";
@@ -27,16 +24,9 @@ const ALPN: &[u8] = b"gimbal-quic";
 /// # Errors
 /// When the file cannot be read or holds no certificate.
 pub fn trust(ca: &Path) -> Result<ClientConfig> {
-    let shown = ca.display();
-    let read = || format!("cannot read certificates from {shown}");
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(ca).with_context(read)? {
-        roots.add(certificate.with_context(read)?).with_context(read)?;
-    }
-    ensure!(!roots.is_empty(), "{shown} holds no certificate");
     let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&TLS13])?
-        .with_root_certificates(roots)
+        .with_root_certificates(roots(ca)?)
         .with_no_client_auth();
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
@@ -73,34 +63,5 @@ pub fn closed(connection: &Connection) -> Option<(u16, String)> {
             Some((code, String::from_utf8_lossy(&close.reason).into_owned()))
         }
         _ => None,
-    }
-}
-
-/// The name in `host:port`, or the address in `[host]:port`.
-fn host(address: &str) -> &str {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    host.trim_start_matches('[').trim_end_matches(']')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_host_is_told_from_its_port() {
-        for (address, expected) in
-            [("localhost:8004", "localhost"), ("127.0.0.1:1", "127.0.0.1"), ("[::1]:8004", "::1")]
-        {
-            assert_eq!(host(address), expected);
-        }
-    }
-
-    #[test]
-    fn a_file_without_certificates_is_no_authority() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("ca.pem");
-        assert!(trust(&file).unwrap_err().to_string().contains("cannot read"));
-        std::fs::write(&file, "nothing").unwrap();
-        assert!(trust(&file).unwrap_err().to_string().contains("holds no certificate"));
     }
 }

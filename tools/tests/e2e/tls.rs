@@ -1,6 +1,12 @@
 //! TLS from end to end: certificates of one's own, a gateway's link, an administrator.
 
-use crate::harness::{Server, Settings, server::run};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use ring::hmac;
+
+use crate::harness::{
+    Server, Settings,
+    server::{loopback, run},
+};
 
 #[test]
 fn a_gateway_links_and_an_administrator_asks_over_tls() {
@@ -21,4 +27,84 @@ fn a_gateway_links_and_an_administrator_asks_over_tls() {
     assert!(!status.success() && text.contains("needs --ca FILE"), "{text}");
     let (status, text) = run(&["admin", "stats", "--grpc", &server.grpc.to_string()], folder.path());
     assert!(!status.success(), "plain text: {text}");
+}
+
+/// By an issuer whose secret the server has.
+fn token(secret: &str, name: &str) -> String {
+    let claims = format!(r#"{{"sub":"{name}","aud":"gimbal","iat":1700000000,"exp":4000000000}}"#);
+    let message = [r#"{"alg":"HS256"}"#, &claims].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(hmac::sign(&key, message.as_bytes())))
+}
+
+#[test]
+fn the_command_line_talks_over_tls_and_websocket_in_tls_by_phone_and_by_token() {
+    let folder = tempfile::tempdir().unwrap();
+    for dir in ["certs", "others"] {
+        let (status, text) = run(&["cert", "--dir", dir], folder.path());
+        assert!(status.success(), "{text}");
+    }
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (tls, websocket) = (loopback(), loopback());
+    let secret = "what the issuer and the server share";
+    std::fs::write(folder.path().join("issuer.key"), secret).unwrap();
+    let settings = Settings {
+        gateway: format!(
+            "[gateway.tls]\ncertificate = {:?}\nkey = {:?}\nlisten = \"{tls}\"\nwebsocket_listen = \"{websocket}\"\n[gateway.quic]\nlisten = \"\"\n",
+            path("certs/server.pem"),
+            path("certs/server.key")
+        ),
+        control: format!(
+            "[control.auth.jwt]\nalgorithms = [\"HS256\"]\nkey_file = {:?}\naudience = \"gimbal\"\nuser_claim_is = \"mapped\"\n",
+            path("issuer.key")
+        ),
+        ..Settings::default()
+    };
+    let server = Server::start_with(settings);
+    let (grpc, state) = (server.grpc.to_string(), path("state"));
+    let client = |ca: &str, address: &str, words: &[&str]| {
+        let (verb, rest) = words.split_at(2);
+        let over = ["--tls", "--gateway-ca", ca, "--address", address, "--grpc", &grpc, "--state", &state];
+        run(&[verb, &over[..], rest].concat(), folder.path())
+    };
+    let good = |address: String, words: &[&str]| {
+        let (status, text) = client("certs/ca.pem", &address, words);
+        assert!(status.success(), "{words:?}: {text}");
+        text
+    };
+    let [tls, websocket] = [tls, websocket].map(|address| format!("localhost:{}", address.port()));
+    // The first user, over TLS; the second has a token and is known by it, over both transports.
+    assert!(good(tls.clone(), &["client", "sync", "--phone", "13800000001"]).contains("latest seq 0"));
+    for (file, name) in [("anna.token", "anna"), ("ben.token", "ben")] {
+        std::fs::write(folder.path().join(file), token(secret, name)).unwrap();
+    }
+    let by_token = ["--token-file", "anna.token", "--device", "anna"];
+    good(tls.clone(), &[&["client", "send"], &by_token[..], &["--to", "10000", "in TLS"]].concat());
+    let over_websocket =
+        [&["client", "send", "--websocket"], &by_token[..], &["--to", "10000", "in a message"]];
+    good(websocket.clone(), &over_websocket.concat());
+    let heard = good(
+        websocket.clone(),
+        &["client", "listen", "--websocket", "--phone", "13800000001", "--count", "2"],
+    );
+    assert!(heard.contains("in TLS") && heard.contains("in a message"), "{heard}");
+    assert!(heard.matches("from user 10001").count() == 2, "one user by her token: {heard}");
+    let saved = std::fs::read_to_string(folder.path().join("state/token.anna.json")).unwrap();
+    assert!(!saved.contains("eyJ"), "the token stays in its own file: {saved}");
+
+    let (status, text) = client("others/ca.pem", &tls, &["client", "sync", "--phone", "13800000001"]);
+    assert!(!status.success() && text.contains("cannot connect to"), "{text}");
+    let mixed = ["client", "sync", "--token-file", "ben.token", "--device", "anna"];
+    let (status, text) = client("certs/ca.pem", &tls, &mixed);
+    assert!(!status.success() && text.contains("10000"), "her device is not his: {text}");
+    // As of a server that has lost its data since.
+    let other = saved.replace("10001", "7");
+    std::fs::write(folder.path().join("state/token.anna.json"), other).unwrap();
+    let sync = [&["client", "sync"], &by_token[..]].concat();
+    let (status, text) = client("certs/ca.pem", &tls, &sync);
+    assert!(!status.success() && text.contains("take another --device"), "{text}");
+    std::fs::write(folder.path().join("anna.token"), token("another secret of 32 bytes or more", "anna"))
+        .unwrap();
+    let (status, text) = client("certs/ca.pem", &tls, &sync);
+    assert!(!status.success() && text.contains("10000"), "{text}");
 }
