@@ -9,7 +9,7 @@ mod claims;
 mod external;
 mod json;
 pub mod jwt;
-mod key_set;
+pub(crate) mod key_set;
 
 use std::sync::Arc;
 

@@ -19,6 +19,8 @@ pub mod error;
 pub mod event;
 pub mod executor;
 mod front;
+#[cfg(test)]
+mod fuzzed;
 pub mod group;
 pub mod http;
 pub mod idempotency;

@@ -337,8 +337,20 @@ fn set<T: Clone>(setting: &mut T, flag: &Option<T>) {
 }
 
 #[cfg(test)]
+#[path = "../../control/fuzz/src/config_rules.rs"]
+mod config_rules;
+#[cfg(test)]
+#[path = "../../gateway/fuzz/src/replay.rs"]
+mod replay;
+
+#[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_corpus_of_the_fuzz_target_passes() {
+        replay::replay("../control/fuzz/corpus/config", config_rules::check_config);
+    }
 
     fn with_file(path: PathBuf) -> Flags {
         let common = CommonFlags { config: Some(path), ..CommonFlags::default() };

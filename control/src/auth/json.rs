@@ -10,10 +10,10 @@ use serde_json::Value;
 
 /// The values of the members called `names`, in that order. Others are skipped.
 ///
-/// `None` when `text` is not one JSON object alone, or has a wanted member twice: which of them counts, no two readers
+/// `None` when `text` is not one JSON object alone in UTF-8 (RFC 8259, 8.1; the parser looks only at what it keeps), or has a wanted member twice: which of them counts, no two readers
 /// need agree on (RFC 7519, 4).
 pub(super) fn members<const N: usize>(text: &[u8], names: [&str; N]) -> Option<[Option<Value>; N]> {
-    let mut reader = serde_json::Deserializer::from_slice(text);
+    let mut reader = serde_json::Deserializer::from_str(std::str::from_utf8(text).ok()?);
     let found = reader.deserialize_map(Members { names }).ok()?;
     reader.end().ok()?;
     Some(found)
@@ -55,5 +55,6 @@ mod tests {
         {
             assert_eq!(read(wrong), None, "{wrong}");
         }
+        assert_eq!(members(b"{\"a\":1,\"c\":\"\xff\"}", ["a"]), None, "not UTF-8 where nobody looks");
     }
 }

@@ -62,8 +62,8 @@ pub enum KeyError {
 }
 
 /// One key.
-pub(super) struct Key {
-    pub(super) algorithm: Algorithm,
+pub(crate) struct Key {
+    pub(crate) algorithm: Algorithm,
     kid: Option<Box<str>>,
     material: Material,
 }
@@ -76,7 +76,7 @@ enum Material {
 
 impl Key {
     /// Whether `signature` is this key's over `message`; secrets are compared in constant time.
-    pub(super) fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+    pub(crate) fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
         match &self.material {
             Material::Secret(key) => hmac::verify(key, message, signature).is_ok(),
             Material::Rsa(key) => {
@@ -151,13 +151,13 @@ fn rsa_numbers(der: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// All keys of an issuer.
-pub(super) struct KeySet {
+pub(crate) struct KeySet {
     keys: Vec<Key>,
 }
 
 impl KeySet {
     /// The one key of a key file.
-    pub(super) fn of_one(file: &[u8], algorithm: Algorithm) -> Result<Self, KeyError> {
+    pub(crate) fn of_one(file: &[u8], algorithm: Algorithm) -> Result<Self, KeyError> {
         let text = std::str::from_utf8(file).map_err(|_| KeyError::NotAKey)?;
         let key = match (algorithm, text.contains("-----BEGIN")) {
             (Algorithm::Hs256, true) => return Err(KeyError::PublicAsSecret),
@@ -174,7 +174,7 @@ impl KeySet {
     }
 
     /// A JSON Web Key Set (RFC 7517, 5). Keys for another use or algorithm are left out; one that is broken spoils the set.
-    pub(super) fn of_set(file: &[u8], algorithms: &[Algorithm]) -> Result<Self, KeyError> {
+    pub(crate) fn of_set(file: &[u8], algorithms: &[Algorithm]) -> Result<Self, KeyError> {
         let [keys] = json::members(file, ["keys"]).ok_or(KeyError::NotASet)?;
         let Some(Value::Array(jwks)) = keys else { return Err(KeyError::NotASet) };
         if jwks.len() > KEYS_MAX {
@@ -196,7 +196,7 @@ impl KeySet {
 
     /// The key that a token names. Without a name it is the only one, if there is only one; the one key of a file goes by any
     /// name.
-    pub(super) fn find(&self, kid: Option<&str>) -> Option<&Key> {
+    pub(crate) fn find(&self, kid: Option<&str>) -> Option<&Key> {
         match (kid, &self.keys[..]) {
             (None, [key]) => Some(key),
             (None, _) => None,
@@ -205,7 +205,7 @@ impl KeySet {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.keys.len()
     }
 }

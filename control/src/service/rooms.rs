@@ -2,7 +2,7 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, future::ready};
 use gimbal_codec::RoomId;
 use gimbal_rpc::v1::{self, rooms_server::Rooms};
 use tokio_stream::Stream;
@@ -55,9 +55,13 @@ impl Rooms for Services {
         self.may(Scope::Rooms, request.metadata())?;
         let services = self.clone();
         let stopped = raised(self.stop.clone());
-        let replies =
-            request.into_inner().map(move |request| Ok(services.publish_one(request?)?)).take_until(stopped);
-        Ok(Response::new(Box::pin(replies)))
+        let replies = request.into_inner().map(move |request| Ok(services.publish_one(request?)?));
+        // What is refused is told once: a message that is none would be found again by whoever asks on.
+        let mut is_refused = false;
+        let until_refused = replies.take_while(move |reply: &Result<_, Status>| {
+            ready(!std::mem::replace(&mut is_refused, reply.is_err()))
+        });
+        Ok(Response::new(Box::pin(until_refused.take_until(stopped))))
     }
 
     async fn count(&self, request: Request<v1::CountRequest>) -> Result<Response<v1::CountReply>, Status> {

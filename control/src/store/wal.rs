@@ -96,15 +96,15 @@ fn cut(path: &Path, log: &Path, at: u64) -> io::Result<Torn> {
 
 /// The first write that is not whole.
 #[derive(PartialEq, Eq, Debug)]
-struct Bad {
+pub(crate) struct Bad {
     /// Where it begins.
-    at: u64,
+    pub(crate) at: u64,
     /// Another begins behind it.
-    more_follow: bool,
+    pub(crate) more_follow: bool,
 }
 
 /// `None`: the log is whole.
-fn first_bad(mut log: impl Read) -> io::Result<Option<Bad>> {
+pub(crate) fn first_bad(mut log: impl Read) -> io::Result<Option<Bad>> {
     let mut block = Vec::with_capacity(BLOCK_BYTES);
     let (mut start, mut open, mut bad) = (0, None, None);
     loop {
