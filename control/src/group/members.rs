@@ -178,8 +178,12 @@ impl Batch<'_> {
         if count.groups >= GROUPS_MAX {
             return Ok(Verdict::TooManyGroups);
         }
+        if by.is_none() {
+            return Ok(Verdict::Done);
+        }
         match self.check_wanted(by, user) {
             Ok(()) => Ok(Verdict::Done),
+            Err(RequestError::FriendNotFound) => Ok(Verdict::NoFriend),
             Err(RequestError::Blocked) => Ok(Verdict::Blocked),
             Err(error) => Err(error),
         }

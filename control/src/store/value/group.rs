@@ -159,10 +159,12 @@ pub enum Verdict {
     Owner = 7,
     /// Its mailbox is not understood.
     Damaged = 8,
+    /// Only friends may write to each other here, and they are none.
+    NoFriend = 9,
 }
 
 impl Verdict {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Done,
         Self::NoUser,
         Self::AlreadyMember,
@@ -172,6 +174,7 @@ impl Verdict {
         Self::RoleTooHigh,
         Self::Owner,
         Self::Damaged,
+        Self::NoFriend,
     ];
 
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, CorruptValue> {
@@ -192,6 +195,7 @@ impl Verdict {
             Self::RoleTooHigh => RequestError::RoleTooLow,
             Self::Owner => RequestError::IsOwner,
             Self::Damaged => RequestError::Internal,
+            Self::NoFriend => RequestError::FriendNotFound,
         })
     }
 }
