@@ -5,6 +5,11 @@ mod grant;
 mod other;
 mod rooms;
 
+use super::online::CALLS_MAX;
+use super::{Action, Counter, Counts, Deliver, Flow, Limits, Moment, Pace, Session, Turn};
+use crate::fanout::{Offered, offer};
+use crate::send_queue::SendQueue;
+use crate::transport::form::Shared;
 use bytes::Bytes;
 use gimbal_codec::body::{Behind, Close, Message, Reply, Rooms, Send, SignIn, Signal, SubscribeRoom, Sync};
 use gimbal_codec::limits::{CONTENT_BYTES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MAX_FRESH, FRESH_FRAMES_MAX};
@@ -13,12 +18,6 @@ use gimbal_codec::{
     RoomId, Seq, SessionKey, ShardId, UserId, code,
 };
 use gimbal_rpc::link::{self, Grant, Page, Recipient, Refusal, SendResult, SignalTarget, Tag, Up};
-
-use super::online::CALLS_MAX;
-use super::{Action, Counter, Counts, Deliver, Flow, Limits, Moment, Pace, Session, Turn};
-use crate::fanout::{Offered, offer};
-use crate::send_queue::SendQueue;
-use crate::transport::form::Shared;
 
 const ATTACH: Attach = Attach::new(9);
 
