@@ -220,6 +220,7 @@ fn run_or_abort(shared: &Shared, mut engine: Engine, mut clock: Clock) {
                     return;
                 }
             };
+            batch.extend(engine.next_fan_out());
             let now_ms = clock();
             let stages = &shared.counters.stages;
             let mut lap = stages.queue.lap(since);
