@@ -53,6 +53,10 @@ pub use attack::Transport;
 const FEW: usize = 16;
 /// Devices whose tokens are revoked before the attack.
 const REVOKED: usize = 4;
+/// How long the server may take to count what it must.
+const NOTICE: Duration = Duration::from_secs(120);
+/// How long it may take to let go of those who have gone.
+const PEACE: Duration = Duration::from_secs(60);
 /// How long somebody new is tried to be let in.
 const NEWCOMER: Duration = Duration::from_secs(30);
 
@@ -217,7 +221,7 @@ impl Assault<'_> {
             let open = swarm.deeds.open();
             if outcome.rounds.len() + 1 == parameters.rounds {
                 // However slow the machine is, the attack goes on until it was noticed.
-                honest.wait_until(|| books.have_risen(http, &wanted))?;
+                honest.wait_until(NOTICE, || books.have_risen(http, &wanted))?;
             }
             books.held_max = books.held_max.max(of(&read_page(http)?, "gateway_held_bytes"));
             swarm.order(false);
@@ -300,7 +304,7 @@ impl Assault<'_> {
     fn await_peace(&self, honest: &mut Honest, http: SocketAddr, outcome: &mut Outcome) -> Result<()> {
         let honest_count = self.parameters.honest as u64;
         let mut left = 0;
-        let is_over = honest.wait_until(|| {
+        let is_over = honest.wait_until(PEACE, || {
             left = read_page(http).map_or(u64::MAX, |page| of(&page, "gateway_connections"));
             left <= honest_count
         })?;

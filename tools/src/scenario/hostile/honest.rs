@@ -190,8 +190,12 @@ impl Honest {
     }
 
     /// Goes on reading, unmeasured, until `is_done` or the patience is over; whether it was done.
-    pub(super) fn wait_until(&mut self, mut is_done: impl FnMut() -> bool) -> Result<bool> {
-        let end = clock::shared_ns() + PATIENCE_NS;
+    pub(super) fn wait_until(
+        &mut self,
+        patience: Duration,
+        mut is_done: impl FnMut() -> bool,
+    ) -> Result<bool> {
+        let end = clock::shared_ns() + nanos(patience);
         while !is_done() {
             if clock::shared_ns() > end || stop::is_requested() {
                 return Ok(false);
