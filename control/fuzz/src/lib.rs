@@ -27,6 +27,7 @@ mod control {
     pub(crate) mod event;
     pub(crate) mod executor;
     pub(crate) mod front;
+    pub(crate) mod group;
     pub(crate) mod idempotency;
     pub(crate) mod layer;
     pub(crate) mod live;
@@ -74,6 +75,6 @@ use control::config::Config;
 #[allow(unused_imports, reason = "met by `crate::` paths")]
 use control::{
     account, api_key, auth, clock, code, command, config, credential, dedup, error, event, executor, front,
-    idempotency, layer, live, log, mailbox, metrics, partition, plane, presence, reader, room, route, service,
+    group, idempotency, layer, live, log, mailbox, metrics, partition, plane, presence, reader, room, route, service,
     sign_in, social, store, vouched, writer,
 };
