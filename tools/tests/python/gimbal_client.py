@@ -171,6 +171,9 @@ class Client:
         body = wire.Send(client_message_id=client_message_id, to_user=to, command=command, content=content)
         return wire.SendResult.FromString(self._call(wire.SEND, body))
 
+    def join(self, *room_ids):
+        self._call(wire.JOIN, wire.Rooms(room_ids=room_ids))
+
     def ack(self, seq):
         return wire.Ack.FromString(self._call(wire.ACK, wire.Ack(seq=seq))).seq
 
