@@ -289,32 +289,6 @@ impl Engine {
                 read(output.result.and_then(|_| self.attach_of(sender).ok_or(RequestError::Stale)));
                 return;
             }
-            Command::Detach { session, user, device } => {
-                self.routes.detach(session, user, device);
-                output.result
-            }
-            Command::GatewayUp { lane, hello, down } => {
-                self.routes.gateway_up(lane, hello, down);
-                output.result
-            }
-            Command::GatewayDown { lane } => {
-                self.routes.gateway_down(lane);
-                output.result
-            }
-            Command::ListSessions { user, from, limit } => {
-                Ok(Reply::Sessions(self.routes.page(user, from, limit.clamp(1, SESSIONS_PAGE_MAX))))
-            }
-            Command::Presence { users } => {
-                Ok(Reply::Presence(users.into_iter().map(|user| self.routes.presence(user)).collect()))
-            }
-            Command::PresumeOffline { devices } => {
-                devices.into_iter().for_each(|(user, device)| self.routes.presume_offline(user, device));
-                output.result
-            }
-            Command::Kick { user, device } => {
-                Ok(Reply::Kicked(self.routes.kick(user, device, CloseReason::Kicked)))
-            }
-            Command::Stats => Ok(Reply::Stats(self.stats())),
             Command::Send { sender, .. } => {
                 let duplicate = matches!(&output.result, Ok(Reply::Sent(sent)) if sent.duplicate);
                 self.counters.duplicates.add(u64::from(duplicate));
@@ -339,12 +313,46 @@ impl Engine {
                 }
                 output.result
             }
-            _ => output.result,
+            other => self.route(other).unwrap_or(output.result),
         };
         if let ReplyTo::Call(answer) = reply_to {
             // A caller that has gone needs no answer.
             let _ = answer.send(result);
         }
+    }
+
+    /// What a command about routes comes to; `None` leaves its answer as it is.
+    fn route(&mut self, command: Command) -> Option<Result<Reply, RequestError>> {
+        let reply = match command {
+            Command::ListSessions { user, from, limit } => {
+                Reply::Sessions(self.routes.page(user, from, limit.clamp(1, SESSIONS_PAGE_MAX)))
+            }
+            Command::Presence { users } => {
+                Reply::Presence(users.into_iter().map(|user| self.routes.presence(user)).collect())
+            }
+            Command::Kick { user, device } => {
+                Reply::Kicked(self.routes.kick(user, device, CloseReason::Kicked))
+            }
+            Command::Stats => Reply::Stats(self.stats()),
+            Command::Detach { session, user, device } => {
+                self.routes.detach(session, user, device);
+                return None;
+            }
+            Command::GatewayUp { lane, hello, down } => {
+                self.routes.gateway_up(lane, hello, down);
+                return None;
+            }
+            Command::GatewayDown { lane } => {
+                self.routes.gateway_down(lane);
+                return None;
+            }
+            Command::PresumeOffline { devices } => {
+                devices.into_iter().for_each(|(user, device)| self.routes.presume_offline(user, device));
+                return None;
+            }
+            _ => return None,
+        };
+        Some(Ok(reply))
     }
 
     fn apply(&mut self, effect: Effect) {

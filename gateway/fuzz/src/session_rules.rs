@@ -165,8 +165,8 @@ impl<'a> World<'a> {
         let mut content = Vec::new();
         for _ in 0..self.source.byte() % 7 {
             let field = self.source.byte();
-            content.push((field & 0x78) | if field % 2 == 0 { 0 } else { 2 });
-            if field % 2 == 0 {
+            content.push((field & 0x78) | if field.is_multiple_of(2) { 0 } else { 2 });
+            if field.is_multiple_of(2) {
                 let mut number = self.source.number();
                 while number >= 0x80 {
                     content.push(number as u8 | 0x80);
@@ -204,7 +204,7 @@ impl<'a> World<'a> {
     fn take(&mut self, part: usize) {
         let Some(bytes) = self.queue.start_send(64 * part) else { return };
         self.session.handle_write_progress(self.now, &self.limits);
-        let written = if part % 2 == 0 { bytes.len() } else { part.min(bytes.len()) };
+        let written = if part.is_multiple_of(2) { bytes.len() } else { part.min(bytes.len()) };
         self.queue.finish_send(written);
         if self.queue.is_empty() {
             self.on(|session, turn| {
@@ -225,7 +225,7 @@ impl<'a> World<'a> {
         let grant = Grant {
             user: if is_named { UserId::default() } else { USER },
             device: if is_named { DeviceId::default() } else { DeviceId::new(7) },
-            expires_at_ms: if self.source.byte() % 4 == 0 {
+            expires_at_ms: if self.source.byte().is_multiple_of(4) {
                 1_000_000 + self.source.number() as i64
             } else {
                 0
@@ -287,7 +287,7 @@ impl<'a> World<'a> {
     fn control_gives_a_page(&mut self) {
         let attach = self.some_attach();
         let Some((tag, after)) = self.control.sync.take() else { return };
-        if self.source.byte() % 4 == 0 {
+        if self.source.byte().is_multiple_of(4) {
             let refusal = self.refusal(&[code::BUSY, code::UNAVAILABLE]);
             self.on(|session, turn| session.handle_sync_done(attach, &tag, Err(&refusal), turn));
             return;
@@ -314,7 +314,7 @@ impl<'a> World<'a> {
         let is_ours = self.session.caller().is_some_and(|caller| caller.attach == attach);
         self.control.calls = self.control.calls.saturating_sub(u64::from(is_ours));
         let refusal = self.refusal(&[code::BUSY, code::UNAVAILABLE]);
-        let is_refused = self.source.byte() % 3 == 0;
+        let is_refused = self.source.byte().is_multiple_of(3);
         match call {
             Up::Send { tag, .. } => {
                 let sent = SendResult {
@@ -343,7 +343,7 @@ impl<'a> World<'a> {
     fn link_changes(&mut self) {
         self.link += 1;
         self.control.sync = None;
-        if self.source.byte() % 4 == 0 {
+        if self.source.byte().is_multiple_of(4) {
             return;
         }
         self.control.calls = 0;
@@ -354,7 +354,7 @@ impl<'a> World<'a> {
     }
 
     fn control_announces(&mut self) {
-        if self.source.byte() % 4 != 0 {
+        if !self.source.byte().is_multiple_of(4) {
             self.control.attach += 1;
         }
         let attach = self.some_attach();
@@ -385,7 +385,7 @@ impl<'a> World<'a> {
             _ => {
                 let content = vec![1; usize::from(choice) * 4];
                 let frame = Packet { command: 4, content: &content, ..Packet::default() }.to_frame();
-                offer(&mut self.session, &mut self.queue, &Shared::new(frame), QUEUE_BYTES_MAX);
+                offer(&self.session, &mut self.queue, &Shared::new(frame), QUEUE_BYTES_MAX);
             }
         }
     }

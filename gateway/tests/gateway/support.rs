@@ -16,8 +16,8 @@ use gimbal_codec::{
 use gimbal_gateway::config::{Config, WebSocket};
 use gimbal_gateway::server::{Plane, Server};
 use gimbal_rpc::link::{
-    Body, Control, Down, Downlink, Grant, Hello, LinkFull, Page, Recipient, Refusal, RoomPlace, SendResult,
-    Target, Up, Uplink,
+    Body, Caller, Control, Down, Downlink, Grant, Hello, LinkFull, Page, Recipient, Refusal, RoomPlace,
+    SendResult, Target, Up, Uplink,
 };
 
 /// Longest wait for anything; only reached when a test fails.
@@ -409,28 +409,30 @@ impl Inner {
                 self.rooms.insert((room, shard), members);
             }
             Up::Publish { caller, tag, room, command, content } => {
-                // As control does it: nobody is a member of a room that it was not told of.
-                let is_known = self.rooms.iter().any(|((of, _), members)| *of == room && *members > 0);
                 let to = (caller.session, caller.attach);
-                let result = if is_known {
-                    let (from_user, from_device) = (caller.user, caller.device);
-                    let message = Message {
-                        command,
-                        content: &content,
-                        room,
-                        from_user,
-                        from_device,
-                        ..Message::default()
-                    };
-                    out.push(Down::Room { room, frame: frame(Command::Message, "", 0, &message) });
-                    Ok(RoomPlace { epoch: 1, seq: 2, created_at_ms: 3 })
-                } else {
-                    Err(Refusal { code: code::UNAVAILABLE, message: "unknown room".into() })
-                };
+                let result = self.publish(caller, room, command, &content, out);
                 out.push(Down::PublishDone { to, tag, result });
             }
             Up::Signal(_) => {}
         }
+    }
+
+    /// As control does it: nobody is a member of a room that it was not told of.
+    fn publish(
+        &self,
+        caller: Caller,
+        room: RoomId,
+        command: i32,
+        content: &[u8],
+        out: &mut Vec<Down>,
+    ) -> Result<RoomPlace, Refusal> {
+        if !self.rooms.iter().any(|((of, _), members)| *of == room && *members > 0) {
+            return Err(Refusal { code: code::UNAVAILABLE, message: "unknown room".into() });
+        }
+        let (from_user, from_device) = (caller.user, caller.device);
+        let message = Message { command, content, room, from_user, from_device, ..Message::default() };
+        out.push(Down::Room { room, frame: frame(Command::Message, "", 0, &message) });
+        Ok(RoomPlace { epoch: 1, seq: 2, created_at_ms: 3 })
     }
 
     fn store(&mut self, to: UserId, body: Body, out: &mut Vec<Down>) -> Seq {

@@ -55,12 +55,13 @@ fn acknowledgements_are_set_beside_an_echo_and_a_sync_round_by_round() {
 }
 
 /// The lines are 512 and 256 bytes, held by the run in `docs/benchmarks.md`; with so few connections tables that have just doubled
-/// weigh more, and a page more or less is 8 bytes each.
+/// weigh more, and a page more or less is 8 bytes each. In control the event of each sign-in weighs some 450 bytes in the store's
+/// write buffer, until that is full and written out.
 #[test]
 fn an_idle_connection_takes_little_memory_of_gateway_and_control() {
     let idle = report("load idle --start --apart --low 500 --high 3000 --settle 1 --hold 0.1 --heartbeat 0");
     assert!(number(&idle, "/bytes_per_connection_of_processes/0") < 1200.0, "the gateway: {idle}");
-    assert!(number(&idle, "/bytes_per_connection_of_processes/1") < 500.0, "control: {idle}");
+    assert!(number(&idle, "/bytes_per_connection_of_processes/1") < 1200.0, "control: {idle}");
 }
 
 #[test]

@@ -89,6 +89,10 @@ fn the_command_line_talks_over_tls_and_websocket_in_tls_by_phone_and_by_token() 
     );
     assert!(heard.contains("in TLS") && heard.contains("in a message"), "{heard}");
     assert!(heard.matches("from user 10001").count() == 2, "one user by her token: {heard}");
+    // With a message her own state is written, and whose it is.
+    good(tls.clone(), &["client", "send", "--phone", "13800000001", "--to", "10001", "and back"]);
+    let sync = [&["client", "sync"], &by_token[..]].concat();
+    assert!(good(tls.clone(), &sync).contains("and back"));
     let saved = std::fs::read_to_string(folder.path().join("state/token.anna.json")).unwrap();
     assert!(!saved.contains("eyJ"), "the token stays in its own file: {saved}");
 
@@ -100,7 +104,6 @@ fn the_command_line_talks_over_tls_and_websocket_in_tls_by_phone_and_by_token() 
     // As of a server that has lost its data since.
     let other = saved.replace("10001", "7");
     std::fs::write(folder.path().join("state/token.anna.json"), other).unwrap();
-    let sync = [&["client", "sync"], &by_token[..]].concat();
     let (status, text) = client("certs/ca.pem", &tls, &sync);
     assert!(!status.success() && text.contains("take another --device"), "{text}");
     std::fs::write(folder.path().join("anna.token"), token("another secret of 32 bytes or more", "anna"))
