@@ -5,6 +5,7 @@
 pub mod counters;
 pub mod engine;
 mod queue;
+mod turns;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,7 +52,7 @@ const CHANGES_WAIT: Duration = Duration::from_millis(100);
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            batch_commands_max: 1024,
+            batch_commands_max: 128,
             batch_bytes_max: 1 << 20,
             queue_commands_max: 32 * 1024,
             queue_bytes_max: 64 << 20,

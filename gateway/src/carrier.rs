@@ -34,6 +34,17 @@ pub(crate) trait Carrier {
     /// Receives from `socket` until [`Completion::ReceiveEnded`].
     fn receive(&mut self, key: SessionKey, socket: &Self::Socket);
 
+    /// Receives from `socket` one chunk, and so no more than its share when all have much to say, and maybe more;
+    /// [`Completion::ReceiveEnded`], or a chunk without `more`, follows.
+    fn receive_once(&mut self, key: SessionKey, socket: &Self::Socket) {
+        self.receive(key, socket);
+    }
+
+    /// Whether more may have arrived than this chunk could hold.
+    fn is_full(&self, _chunk: &Self::Chunk) -> bool {
+        false
+    }
+
     /// Sends what of `bytes` is taken at once, or, when nothing is, as soon as some is; [`Completion::Sent`] follows. Two
     /// sends at a time have no order.
     fn send(&mut self, key: SessionKey, socket: &Self::Socket, bytes: Bytes);
@@ -147,8 +158,10 @@ pub(crate) enum AcceptEnd {
 pub(crate) enum ReceiveEnd {
     /// The peer will send no more.
     Eof,
-    /// Arm again: no buffer was free, or the kernel asks for it.
+    /// Arm again: the kernel asks for it.
     Again,
+    /// No buffer was free: arm again when it is this connection's turn.
+    NoBuffer,
     /// The connection is broken (errno).
     Broken(i32),
 }

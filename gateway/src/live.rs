@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config::Config;
 use crate::session::Limits;
-use crate::shard::{Memory, Sources};
+use crate::shard::{Debts, Memory, Sources};
 
 /// What a shard takes over. Connections that are there keep the deadlines they were given.
 #[derive(Clone, Copy, Debug)]
@@ -25,12 +25,19 @@ pub(crate) struct Live {
     version: AtomicU64,
     pub(crate) sources: Arc<Sources>,
     pub(crate) memory: Arc<Memory>,
+    pub(crate) debts: Debts,
 }
 
 impl Live {
     /// At the start.
     pub(crate) fn new(settings: Settings, sources: Arc<Sources>, memory: Arc<Memory>) -> Self {
-        Self { settings: Mutex::new(settings), version: AtomicU64::new(0), sources, memory }
+        Self {
+            settings: Mutex::new(settings),
+            version: AtomicU64::new(0),
+            sources,
+            memory,
+            debts: Debts::default(),
+        }
     }
 
     /// From now on.

@@ -95,6 +95,7 @@ metrics! {
     MemoryTight = "shed_over_memory", "An offer of frames that may be lost while memory_max was near";
     BadProxyHeader = "proxy_header_bad", "A connection of a balancer without a PROXY header";
     SignInOverRate = "sign_in_over_rate", "A sign-in beyond the budget";
+    SignInInDebt = "sign_in_in_debt", "A sign-in of a device that was closed for its rate and has not made up for it";
     HandshakeOverLimit = "tls_handshake_over_limit", "A connection beyond the limit of TLS handshakes under way";
     TlsFailed = "tls_failed", "A connection that spoke no TLS, or not such as we do";
     QuicIgnored = "quic_datagram_ignored", "A UDP datagram that belongs to no QUIC connection and begins none";

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gimbal_codec::{SessionKey, ShardId};
-use io_uring::squeue::Entry;
+use io_uring::squeue::{self, Entry};
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
 
@@ -125,6 +125,16 @@ impl Ring {
     /// Receives from `socket` until [`Completion::ReceiveEnded`]. The socket must stay open until then.
     pub(crate) fn receive(&mut self, key: SessionKey, socket: BorrowedFd<'_>) {
         let entry = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), buffers::GROUP).build();
+        self.push(entry.user_data(user_data(Kind::Receive, strip_shard(key))));
+    }
+
+    /// Receives from `socket` into one buffer. The socket must stay open until the completion.
+    pub(crate) fn receive_once(&mut self, key: SessionKey, socket: BorrowedFd<'_>) {
+        let fd = Fd(socket.as_raw_fd());
+        let entry = opcode::Recv::new(fd, std::ptr::null_mut(), buffers::BUFFER_BYTES as u32)
+            .buf_group(buffers::GROUP)
+            .build()
+            .flags(squeue::Flags::BUFFER_SELECT);
         self.push(entry.user_data(user_data(Kind::Receive, strip_shard(key))));
     }
 

@@ -1,9 +1,9 @@
 //! The bounded queue into the writer thread. One lock for a whole batch on either side.
 
-use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::turns::Turns;
 use super::{Job, Limits};
 use crate::clock;
 use crate::command::Command;
@@ -33,8 +33,7 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct State {
-    /// Each with when it came.
-    jobs: VecDeque<(Job, Instant)>,
+    jobs: Turns,
     bytes: usize,
     closed: bool,
     writer_waits: bool,
@@ -49,7 +48,7 @@ impl Queue {
         let bytes = job_bytes(&job);
         let reserve = reserve(&job.command);
         let mut state = self.admit(1, bytes, reserve)?;
-        state.jobs.push_back((job, clock::now()));
+        state.jobs.push(job, clock::now());
         self.wake(state);
         Ok(())
     }
@@ -62,7 +61,7 @@ impl Queue {
         let reserve = jobs.iter().map(|job| reserve(&job.command)).min().unwrap_or(0);
         let mut state = self.admit(jobs.len(), bytes, reserve)?;
         let now = clock::now();
-        state.jobs.extend(jobs.drain(..).map(|job| (job, now)));
+        jobs.drain(..).for_each(|job| state.jobs.push(job, now));
         self.wake(state);
         Ok(())
     }
@@ -70,7 +69,7 @@ impl Queue {
     /// Waits for work, not longer than to `until`, and fills `batch` (empty before) with what fits one commit.
     pub(super) fn take(&self, batch: &mut Vec<Job>, until: Option<Instant>) -> Taken {
         let mut state = self.lock();
-        while state.jobs.is_empty() {
+        while state.jobs.len() == 0 {
             if state.closed {
                 return Taken::Closed;
             }
@@ -87,16 +86,17 @@ impl Queue {
             };
             state.writer_waits = false;
         }
-        let (mut weight, mut bytes, mut since) = (0, 0, None);
-        while let Some((job, came)) = state.jobs.front() {
-            since.get_or_insert(*came);
+        let (mut weight, mut bytes, mut since) = (0, 0, None::<Instant>);
+        while let Some((job, came)) = state.jobs.peek() {
+            let came = *came;
             weight += job.command.weight();
             bytes += job.command.effect_bytes();
             let full = weight > self.limits.batch_commands_max || bytes > self.limits.batch_bytes_max;
             if full && !batch.is_empty() {
                 break;
             }
-            let (job, _) = state.jobs.pop_front().expect("the front was just seen");
+            since = Some(since.map_or(came, |since| since.min(came)));
+            let (job, _) = state.jobs.pop().expect("it was just seen");
             state.bytes -= job_bytes(&job);
             batch.push(job);
         }
@@ -128,7 +128,7 @@ impl Queue {
         // A batch above the whole bound still enters an empty queue: else it could never be served.
         let fits = state.jobs.len() + count <= self.limits.queue_commands_max + reserve
             && (reserve > 0 || state.bytes + bytes <= self.limits.queue_bytes_max);
-        if !fits && !state.jobs.is_empty() {
+        if !fits && state.jobs.len() > 0 {
             return Err(RequestError::Busy);
         }
         state.bytes += bytes;

@@ -12,7 +12,7 @@ use io_uring::{IoUring, cqueue};
 pub(super) const GROUP: u16 = 0;
 
 /// Buffers of one shard, each given back before the next completion is looked at: enough for what arrives between two
-/// turns. When all are taken receives end, are counted and armed again.
+/// turns. When all are taken receives end, are counted, and then take one buffer each in turn.
 pub(super) const COUNT: u16 = 1024;
 
 /// Bytes of one buffer: several small frames; a longer frame arrives in pieces.
@@ -28,6 +28,13 @@ const _: () = assert!(COUNT.is_power_of_two() && COUNT <= 32768, "io_uring_regis
 pub(crate) struct Chunk {
     pub(super) buffer: u16,
     pub(super) length: usize,
+}
+
+impl Chunk {
+    /// The kernel may have more of the same stream.
+    pub(super) fn is_full(&self) -> bool {
+        self.length == BUFFER_BYTES
+    }
 }
 
 /// The arena and the ring of lent buffers.

@@ -41,6 +41,15 @@ impl Carrier for Ring {
     }
 
     #[inline]
+    fn receive_once(&mut self, key: SessionKey, socket: &OwnedFd) {
+        Self::receive_once(self, key, socket.as_fd());
+    }
+
+    fn is_full(&self, chunk: &Chunk) -> bool {
+        chunk.is_full()
+    }
+
+    #[inline]
     fn send(&mut self, key: SessionKey, socket: &OwnedFd, bytes: Bytes) {
         Self::send(self, key, socket.as_fd(), bytes);
     }

@@ -47,7 +47,8 @@ impl ReceiveEnd {
     pub(super) fn from_result(result: i32) -> Self {
         match -result {
             0 => Self::Eof,
-            libc::ENOBUFS | libc::EAGAIN | libc::EINTR => Self::Again,
+            libc::ENOBUFS => Self::NoBuffer,
+            libc::EAGAIN | libc::EINTR => Self::Again,
             errno => Self::Broken(errno),
         }
     }

@@ -99,7 +99,7 @@ fn without_a_free_buffer_a_receive_ends_and_nothing_is_lost() {
                 assert!(more || received <= BYTES);
             }
             Completion::ReceiveEnded { end, .. } => {
-                assert_eq!(end, ReceiveEnd::Again);
+                assert_eq!(end, ReceiveEnd::NoBuffer);
                 ends += 1;
                 held.drain(..).for_each(|chunk| ring.recycle(chunk));
                 ring.receive(key(), ours.as_fd());
@@ -110,4 +110,23 @@ fn without_a_free_buffer_a_receive_ends_and_nothing_is_lost() {
     assert!(ends >= 1 && ring.counts().no_buffers >= 1);
     held.drain(..).for_each(|chunk| ring.recycle(chunk));
     drop(writer.join().unwrap());
+}
+
+#[test]
+fn a_receive_of_one_buffer_takes_no_second_one_and_says_whether_there_is_more() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    theirs.write_all(&[3; buffers::BUFFER_BYTES + 5]).unwrap();
+    let mut ring = ring();
+    let once = |ring: &mut Ring| {
+        ring.receive_once(key(), ours.as_fd());
+        let Completion::Received { mut chunk, more: false, .. } = next(ring) else { panic!("no chunk") };
+        let received = (ring.bytes_mut(&mut chunk).to_vec(), chunk.is_full());
+        ring.recycle(chunk);
+        received
+    };
+    assert_eq!(once(&mut ring), (vec![3; buffers::BUFFER_BYTES], true));
+    assert_eq!(once(&mut ring), (vec![3; 5], false));
+    drop(theirs);
+    ring.receive_once(key(), ours.as_fd());
+    assert!(matches!(next(&mut ring), Completion::ReceiveEnded { end: ReceiveEnd::Eof, .. }));
 }

@@ -30,6 +30,13 @@ pub(crate) struct Limits {
     pub(crate) bytes: Flow,
 }
 
+impl Limits {
+    /// What a session that was closed for its rate has sent too much is made up for after so long.
+    pub(crate) fn debt_ms(&self) -> u64 {
+        self.frames.debt_ms().max(self.bytes.debt_ms())
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -84,6 +84,11 @@ impl Flow {
         }
     }
 
+    /// From the end of a connection until all that flowed is made up for.
+    pub(super) fn debt_ms(self) -> u64 {
+        3 * u64::from(self.window) * 1000 / STEPS_PER_SECOND
+    }
+
     fn cost(self, count: usize) -> u32 {
         let steps = (self.steps * count as u64).div_ceil(1 << 16);
         u32::try_from(steps).unwrap_or(u32::MAX)

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
-use gimbal_codec::SessionKey;
+use gimbal_codec::{CloseReason, DeviceId, SessionKey};
 use gimbal_rpc::link::Up;
 use hashbrown::HashMap;
 
@@ -236,15 +236,35 @@ impl<C: Carrier> Shard<C> {
     /// Passes a sign-in on, or sends it away with the time at which there is room again. What the link does not take anyway
     /// uses nothing up.
     pub(super) fn admit_sign_in(&mut self, key: SessionKey, sign_in: Up) {
-        let admitted = if self.is_link_up() { self.admission.take(self.now) } else { Ok(()) };
+        let debt_ms = match &sign_in {
+            Up::SignIn { device, .. } => self.live.debts.left_ms(*device, self.now),
+            _ => None,
+        };
+        let admitted = match debt_ms {
+            Some(left_ms) => Err((Drop::SignInInDebt, left_ms)),
+            None if self.is_link_up() => {
+                self.admission.take(self.now).map_err(|after_ms| (Drop::SignInOverRate, after_ms))
+            }
+            None => Ok(()),
+        };
         match admitted {
             Ok(()) => self.up.push(sign_in),
-            Err(after_ms) => {
-                self.metrics.dropped(Drop::SignInOverRate, 1);
+            Err((why, after_ms)) => {
+                self.metrics.dropped(why, 1);
                 self.retry_hint_ms = Some(after_ms);
                 self.call(key, |session, turn| session.handle_not_submitted(&sign_in, turn));
                 self.retry_hint_ms = None;
             }
+        }
+    }
+
+    /// As for a sign-in, of a device that only control could name.
+    pub(super) fn refuse_debt(&mut self, key: SessionKey, device: DeviceId) {
+        if let Some(left_ms) = self.live.debts.left_ms(device, self.now) {
+            self.metrics.dropped(Drop::SignInInDebt, 1);
+            self.retry_hint_ms = Some(left_ms);
+            self.call(key, |_, _| Err(CloseReason::Overloaded));
+            self.retry_hint_ms = None;
         }
     }
 

@@ -3,9 +3,10 @@
 use gimbal_codec::{Advice, CloseReason, SessionKey};
 use gimbal_rpc::link::{Signal, SignalTarget, Up};
 
+use super::Debts;
 use super::memory::Room;
 use super::rooms::Interest;
-use super::{SLICE_ITEMS, Shard};
+use super::{SIGNAL_WORK_MAX, SLICE_ITEMS, Shard};
 use crate::carrier::Carrier;
 use crate::fanout::{Offered, offer};
 use crate::metrics::{Drop, Total};
@@ -39,6 +40,7 @@ impl<C: Carrier> Shard<C> {
             counts: &mut self.counts,
         };
         if let Err(reason) = work(&mut conn.session, &mut turn) {
+            note_debt(&self.live.debts, &conn.session, reason, &turn);
             let retry_after_ms = self.retry_hint_ms.unwrap_or_else(|| {
                 retry_after_ms(reason, self.walks.drain_left_ms(self.now), key, self.unix_ms)
             });
@@ -139,8 +141,7 @@ impl<C: Carrier> Shard<C> {
 
     /// A signal of one of our sessions: to our own, to the other shards, and to the other gateways.
     fn send_signal(&mut self, signal: Signal) {
-        // One chunk may hold hundreds of signals, each for a large room.
-        if self.is_work_done() {
+        if self.work >= SIGNAL_WORK_MAX {
             self.metrics.dropped(Drop::SignalOverWork, 1);
             return;
         }
@@ -305,6 +306,15 @@ impl<C: Carrier> Shard<C> {
 }
 
 /// When a client that is told to come back later should: spread, so that they do not come together.
+/// Remembers a device that is closed for its rate.
+pub(super) fn note_debt(debts: &Debts, session: &Session, reason: CloseReason, turn: &Turn<'_>) {
+    if reason == CloseReason::OverRate
+        && let Some(caller) = session.caller()
+    {
+        debts.note(caller.device, turn.now, turn.limits.debt_ms());
+    }
+}
+
 fn retry_after_ms(reason: CloseReason, drain_left_ms: Option<u64>, key: SessionKey, unix_ms: i64) -> u64 {
     if reason.advice() != Advice::ReconnectLater {
         return 0;

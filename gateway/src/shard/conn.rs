@@ -26,6 +26,8 @@ pub(super) struct Conn<S> {
     pub(super) is_counted: bool,
     /// A receive is in flight.
     pub(super) is_receiving: bool,
+    /// It found no buffer, and since then receives one at a time: it had more to say each time than that held.
+    pub(super) is_starved: bool,
     /// A send is in flight.
     pub(super) is_sending: bool,
     /// On the shard's list of queues to send from.
@@ -53,6 +55,7 @@ impl<S> Conn<S> {
             source: Source::default(),
             is_counted: false,
             is_receiving: false,
+            is_starved: false,
             is_sending: false,
             is_dirty: false,
             is_ending: false,

@@ -42,6 +42,8 @@ impl<C: Carrier> Shard<C> {
             self.counts.add(Counter::StaleItem);
             let Grant { user, device, .. } = grant;
             self.up.push(Up::Detach { caller: Caller { session, attach, user, device } });
+        } else if !grant.device.is_none() {
+            self.refuse_debt(session, grant.device);
         }
     }
 

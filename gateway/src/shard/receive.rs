@@ -2,8 +2,9 @@
 
 use gimbal_codec::{CloseReason, SessionKey};
 
+use super::calls::note_debt;
 use super::memory::Room;
-use super::{HANDSHAKES_PER_TURN, Shard};
+use super::{FRAME_WORK, HANDSHAKES_PER_TURN, Shard};
 use crate::carrier::Carrier;
 use crate::metrics::{Drop, Total};
 use crate::session::{Session, Turn};
@@ -169,6 +170,7 @@ impl<C: Carrier> Shard<C> {
         if let Err(stop) = stop {
             match stop {
                 Stop::Close(reason) => {
+                    note_debt(&self.live.debts, &conn.session, reason, &turn);
                     conn.session.begin_close(reason, 0, &mut turn);
                     if let Some(socket) = &conn.socket {
                         self.carrier.closing(socket, reason);
@@ -185,7 +187,7 @@ impl<C: Carrier> Shard<C> {
             }
             conn.transport.forget();
         }
-        self.work += seen.work;
+        self.work += seen.work * FRAME_WORK;
         self.partial_bytes = self.partial_bytes + conn.transport.allocated() - partial_before;
         self.queue_bytes = self.queue_bytes + conn.queue.own_bytes() - before;
         self.metrics.add(Total::FramesIn, seen.packets);

@@ -2,7 +2,7 @@
 
 use gimbal_codec::{CloseReason, SessionKey};
 
-use super::{COMPLETIONS_PER_TURN, SENDS_PER_TURN, Shard};
+use super::{COMPLETIONS_PER_TURN, RECEIVES_PER_TURN, SENDS_PER_TURN, Shard};
 use crate::carrier::{Carrier, Completion, ReceiveEnd};
 use crate::metrics::{Drop, Total};
 
@@ -39,6 +39,31 @@ impl<C: Carrier> Shard<C> {
         }
     }
 
+    /// Who found no buffer gets one, the one that waits longest first.
+    pub(super) fn feed_starved(&mut self) {
+        for _ in 0..RECEIVES_PER_TURN {
+            let Some(key) = self.starved.pop_front() else { return };
+            if let Some(conn) = self.conns.get_mut(key)
+                && let Some(socket) = &conn.socket
+                && !conn.is_ending
+            {
+                conn.is_receiving = true;
+                self.carrier.receive_once(key, socket);
+            }
+        }
+    }
+
+    /// The receive that brought `chunk` has ended.
+    fn receive_more(&mut self, key: SessionKey, chunk: &C::Chunk) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if conn.is_starved && self.carrier.is_full(chunk) {
+            self.starved.push_back(key);
+        } else {
+            conn.is_starved = false;
+            self.arm_receive(key);
+        }
+    }
+
     fn received(&mut self, key: SessionKey, mut chunk: C::Chunk, more: bool) {
         if let Some(conn) = self.conns.get_mut(key) {
             conn.is_receiving = more;
@@ -48,7 +73,7 @@ impl<C: Carrier> Shard<C> {
             }
             self.settle(key);
             if !more {
-                self.arm_receive(key);
+                self.receive_more(key, &chunk);
                 self.finish_end(key);
             }
         }
@@ -65,6 +90,10 @@ impl<C: Carrier> Shard<C> {
         let is_flushing = conn.session.is_closing() && !conn.queue.is_empty();
         match end {
             ReceiveEnd::Again => self.arm_receive(key),
+            ReceiveEnd::NoBuffer => {
+                conn.is_starved = true;
+                self.starved.push_back(key);
+            }
             // A peer that has said all may still read why it is closed.
             ReceiveEnd::Eof if is_flushing => conn.is_at_eof = true,
             ReceiveEnd::Eof => self.gone(key, false),

@@ -155,6 +155,27 @@ fn a_client_that_floods_is_closed_and_others_do_not_notice() {
 }
 
 #[test]
+fn a_device_that_was_closed_for_its_rate_comes_back_when_it_is_made_up_for() {
+    // Three bursts of four seconds are the end, and what they take to be made up for.
+    let world = World::new(&Config { bytes_per_second: bytesize::ByteSize::kib(1), ..config() });
+    let mut hostile = world.online(1);
+    let join = frame(Command::Join, "r", 1, &Rooms { rooms: vec![RoomId::new(5)] });
+    hostile.write_what_it_takes(&Bytes::from(join.repeat(4000)));
+    while !hostile.packet().expect("a close frame").is(Command::Close) {}
+    let asked = world.control.count(|up| matches!(up, Up::SignIn { .. }));
+    let mut again = world.connect();
+    again.sign_in(1, 1, TOKEN, None);
+    assert_eq!(again.packet().unwrap().reply_code(), code::BUSY);
+    let (close, retry_after_ms) = again.close_frame();
+    assert_eq!(close, CloseReason::Overloaded.code());
+    assert!((1..=12_000).contains(&retry_after_ms), "{retry_after_ms}");
+    world.await_dropped("sign_in_in_debt", 1);
+    assert_eq!(world.control.count(|up| matches!(up, Up::SignIn { .. })), asked, "control is not asked");
+    let mut other = world.online(2);
+    assert!(other.flush().is_empty());
+}
+
+#[test]
 fn limits_change_while_sessions_go_on() {
     let world = World::new(&Config { frames_per_second: 0, ..counted(0, 0) });
     let mut first = world.online(1);
