@@ -5,6 +5,7 @@ pub mod devices;
 mod events;
 mod keys;
 pub mod rooms;
+mod trace;
 
 use std::{
     collections::BTreeMap,
@@ -32,6 +33,7 @@ pub use auth::{Algorithm, Auth, ExternalConfig, ExternalKind, JwtConfig, Subject
 use devices::Devices;
 pub use events::Events;
 pub use keys::{Api, ApiKey, Secret};
+pub use trace::TraceConfig;
 
 /// The key that stands for every missing one with `--dev`, and that nothing else starts with.
 pub const DEV_KEY: &str = "dev";
@@ -81,6 +83,8 @@ pub struct Config {
     pub devices: Devices,
     /// What may be done in rooms.
     pub rooms: rooms::Rooms,
+    /// What happened to messages lately.
+    pub trace: TraceConfig,
     /// Bounds.
     pub limits: Limits,
     /// The store's memory.
@@ -220,6 +224,7 @@ impl Default for Config {
             friends_only: false,
             devices: Devices::default(),
             rooms: rooms::Rooms::default(),
+            trace: TraceConfig::default(),
             limits: Limits::default(),
             store: StoreConfig::default(),
         }
@@ -435,6 +440,7 @@ impl Config {
         self.events.check()?;
         self.devices.check()?;
         self.rooms.check()?;
+        self.trace.check()?;
         self.auth.check()
     }
 }

@@ -111,6 +111,9 @@ pub enum RequestError {
     /// Accounts are kept by an external service: nobody signs in or registers here.
     #[error("accounts are kept elsewhere")]
     AccountsElsewhere,
+    /// Nothing is known of the message an operator asks about.
+    #[error("nothing is known of this message: it is older than what is kept, or there is none")]
+    NotTraced,
     /// Bytes on disk could not be understood.
     #[error("internal error")]
     Internal,
@@ -118,7 +121,7 @@ pub enum RequestError {
 
 impl RequestError {
     /// Every [`Self::reason`].
-    pub const REASONS: [&str; 30] = [
+    pub const REASONS: [&str; 31] = [
         "not_signed_in",
         "bad_code",
         "permission_denied",
@@ -148,6 +151,7 @@ impl RequestError {
         "unavailable",
         "auth_unavailable",
         "accounts_elsewhere",
+        "not_traced",
         "internal",
     ];
 
@@ -183,6 +187,7 @@ impl RequestError {
             Self::Unavailable => "unavailable",
             Self::AuthUnavailable => "auth_unavailable",
             Self::AccountsElsewhere => "accounts_elsewhere",
+            Self::NotTraced => "not_traced",
             Self::Internal => "internal",
         }
     }
@@ -225,7 +230,7 @@ impl RequestError {
             Self::PublishNotAllowed => code::PUBLISH_NOT_ALLOWED,
             Self::Busy => code::BUSY,
             Self::Unavailable | Self::AuthUnavailable => code::UNAVAILABLE,
-            Self::AccountsElsewhere => code::BAD_REQUEST,
+            Self::AccountsElsewhere | Self::NotTraced => code::BAD_REQUEST,
             Self::Internal => code::SERVER_ERROR,
         }
     }
@@ -250,7 +255,8 @@ impl RequestError {
             | Self::UserNotFound
             | Self::FriendNotFound
             | Self::GroupNotFound
-            | Self::MemberNotFound => Code::NotFound,
+            | Self::MemberNotFound
+            | Self::NotTraced => Code::NotFound,
             Self::TooOld
             | Self::Stale
             | Self::DeviceTaken

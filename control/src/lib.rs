@@ -42,6 +42,7 @@ pub mod sign_in;
 pub mod social;
 pub mod store;
 mod sweep;
+pub mod trace;
 mod vouched;
 pub mod writer;
 

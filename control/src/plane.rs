@@ -20,6 +20,7 @@ use gimbal_rpc::link::{
 
 use crate::{
     auth::{Claimed, Gate, Way},
+    clock,
     command::{Command, Lane, Proof, ReplyTo, Sender, SessionRef, TokenHash},
     error::RequestError,
     live::LiveLimits,
@@ -332,12 +333,20 @@ impl PageRead {
     fn run(self, store: &dyn Store) {
         let limit = self.limit.min(limits::SYNC_LIMIT_MAX);
         let page = store.page(self.caller.user, self.after, limit, limits::SYNC_PAGE_BYTES_MAX);
-        self.answer(page.map_err(RequestError::refusal));
+        let end = page.as_ref().ok().map(|page| page.end);
+        let Caller { user, device, .. } = self.caller;
+        let (shared, after) = (Arc::clone(&self.shared), self.after);
+        if self.answer(page.map_err(RequestError::refusal))
+            && let Some(end) = end
+        {
+            shared.writer.trace().note_page(user, device, (after, end), clock::now_ms());
+        }
     }
 
-    fn answer(self, result: Result<Page, Refusal>) {
+    /// False when the gateway did not take it.
+    fn answer(self, result: Result<Page, Refusal>) -> bool {
         let done = Down::SyncDone { to: (self.caller.session, self.caller.attach), tag: self.tag, result };
-        self.shared.give(&self.link, done, "sync_link_full");
+        self.shared.give(&self.link, done, "sync_link_full")
     }
 }
 

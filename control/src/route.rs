@@ -19,6 +19,7 @@ use hashbrown::HashMap;
 use crate::command::{Lane, SessionInfo, SessionPage, SessionRef, UserPresence};
 use crate::error::RequestError;
 use crate::event::Change;
+use crate::trace::{Pen, Record};
 use ended::Ended;
 use policy::{Known, Policy};
 use slots::Slots;
@@ -355,32 +356,48 @@ impl Routes {
         }
     }
 
-    /// Queues `body` for all sessions of `users`: one item for each gateway. Returns the number of targets.
-    pub fn deliver(&mut self, body: &Arc<Body>, users: &[(UserId, Seq)]) -> u64 {
-        let mut count = 0;
+    /// Queues `body` for all sessions of `users`: one item for each gateway. Returns the number of targets. What becomes of
+    /// each user is written with `pen`, as of `at_ms` (Unix milliseconds).
+    pub fn deliver(
+        &mut self,
+        body: &Arc<Body>,
+        users: &[(UserId, Seq)],
+        mut pen: Option<Pen<'_>>,
+        at_ms: i64,
+    ) -> u64 {
+        let (mut count, message) = (0, body.message_id);
         for &(user, seq) in users {
+            let before = count;
             let mut at = self.users.get(&user).copied().unwrap_or(NONE);
             while at != NONE {
                 let route = self.route(at);
-                let (lane, target) =
-                    (route.lane(), Target { session: route.session, attach: route.attach, seq });
+                let Route { session, attach, device, .. } = *route;
+                let lane = self.lane(route.lane());
                 at = self.slots[at].next;
-                if let Some(lane) = self.lane(lane) {
-                    self.lanes[lane].add(body, target);
-                    count += 1;
+                let Some(lane) = lane.map(|lane| &mut self.lanes[lane]) else { continue };
+                lane.add(body, Target { session, attach, seq });
+                count += 1;
+                if let Some(pen) = &mut pen {
+                    let (gateway, lost) = (lane.hello.gateway, false);
+                    pen.write(Record::Pushed { message, user, seq, device, session, gateway, at_ms, lost });
                 }
+            }
+            if let Some(pen) = pen.as_mut().filter(|_| count == before) {
+                pen.write(Record::Offline { message, user, seq, at_ms });
             }
         }
         count
     }
 
-    /// Hands each gateway its queued items, once. Returns how many were lost to a full or broken link.
-    pub fn flush(&mut self) -> u64 {
+    /// Hands each gateway its queued items, once. Returns how many were lost to a full or broken link; `lose` is told
+    /// whose.
+    pub fn flush(&mut self, mut lose: impl FnMut(GatewayId)) -> u64 {
         let mut lost = 0;
         for entry in &mut self.lanes {
             let count = entry.pending.len();
             if count > 0 && entry.down.deliver(&mut entry.pending).is_err() {
                 lost += count as u64;
+                lose(entry.hello.gateway);
                 tracing::debug!(gateway = entry.hello.gateway.get(), count, "link full");
             }
             entry.pending.clear();

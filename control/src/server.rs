@@ -338,6 +338,7 @@ fn plane(
         events: Kinds::of(&checked.config.events.kinds),
         devices: checked.config.devices.policy(),
         friends_only: checked.config.friends_only,
+        trace_kept: checked.config.trace.kept,
         ..writer::Limits::default()
     };
     let writer = Writer::start(store, log, bounds, Box::new(clock::now_ms)).map_err(StartError::Thread)?;
@@ -408,6 +409,7 @@ fn samples(writer: &Writer, readers: &Readers, rooms: &Rooms) -> Vec<Sample> {
         gauge("writer_queue_commands", "Commands that wait for the writer", queued as u64),
         gauge("writer_queue_bytes", "Bytes that wait for the writer", queued_bytes as u64),
         gauge("reader_queue", "Reads that wait for a reader thread", readers.queued() as u64),
+        gauge("trace_bytes", "Memory of what happened to messages lately", writer.trace().bytes() as u64),
         gauge("store_healthy", "1 until a commit fails", u64::from(writer.is_healthy())),
     ]
 }

@@ -24,6 +24,7 @@ use crate::event::{Kinds, News};
 use crate::log::CommandLog;
 use crate::route::policy::Policy;
 use crate::store::Store;
+use crate::trace::Trace;
 use queue::{Queue, Taken};
 
 /// Bounds of the writer.
@@ -44,6 +45,8 @@ pub struct Limits {
     pub devices: Policy,
     /// Users take messages of friends only.
     pub friends_only: bool,
+    /// Records of what happened to messages.
+    pub trace_kept: usize,
 }
 
 /// Sessions that begin and end wait so long for a commit to ride, and then have one of their own.
@@ -59,6 +62,7 @@ impl Default for Limits {
             events: Kinds::ALL,
             devices: Policy::all(),
             friends_only: false,
+            trace_kept: Trace::KEPT,
         }
     }
 }
@@ -85,6 +89,7 @@ struct Shared {
     store: Arc<dyn Store>,
     counters: Arc<Counters>,
     news: Arc<News>,
+    trace: Arc<Trace>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -103,8 +108,10 @@ impl Writer {
         let mut engine = Engine::new(Arc::clone(&store), log, Arc::clone(&counters), limits.devices);
         engine.set_kinds(limits.events);
         engine.set_friends_only(limits.friends_only);
+        let trace = Arc::new(Trace::new(limits.trace_kept));
+        engine.set_trace(Arc::clone(&trace));
         let (queue, news) = (Queue::new(limits), Arc::clone(engine.news()));
-        let shared = Arc::new(Shared { queue, store, counters, news, thread: Mutex::default() });
+        let shared = Arc::new(Shared { queue, store, counters, news, trace, thread: Mutex::default() });
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("writer".into())
@@ -178,6 +185,11 @@ impl Writer {
         &self.shared.news
     }
 
+    /// What happened to messages lately.
+    pub fn trace(&self) -> &Trace {
+        &self.shared.trace
+    }
+
     /// Commands and bytes that wait now.
     pub fn queued(&self) -> (usize, usize) {
         self.shared.queue.depth()
@@ -230,7 +242,7 @@ fn run_or_abort(shared: &Shared, mut engine: Engine, mut clock: Clock) {
                 lap = stages.execute.lap(lap);
                 engine.commit(&mut executed);
                 lap = stages.commit.lap(lap);
-                engine.release(executed);
+                engine.release(executed, clock());
                 lap = stages.release.lap(lap);
             }
             flush_at = match (engine.has_changes(), flush_at) {

@@ -30,5 +30,7 @@ mod social;
 mod support;
 #[path = "control/threads.rs"]
 mod threads;
+#[path = "control/trace.rs"]
+mod trace;
 #[path = "control/vouched.rs"]
 mod vouched;

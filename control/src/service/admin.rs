@@ -1,6 +1,6 @@
 //! The operator's calls.
 
-use gimbal_codec::{DeviceId, UserId};
+use gimbal_codec::{DeviceId, MessageId, UserId};
 use gimbal_rpc::v1::{self, admin_server::Admin};
 use tonic::{Request, Response, Status};
 
@@ -9,6 +9,8 @@ use crate::{
     api_key::Scope,
     command::{Command, Reply, SESSIONS_PAGE_MAX, SessionInfo},
     error::RequestError,
+    store::Store,
+    trace::read::{Ask, InMailbox, OnDevice, Push, Story, story},
 };
 
 const PAGE_SIZE_DEFAULT: usize = 100;
@@ -64,6 +66,71 @@ impl Admin for Services {
             })),
             other => mismatch(&other),
         }
+    }
+
+    async fn trace(&self, request: Request<v1::TraceRequest>) -> Result<Response<v1::TraceReply>, Status> {
+        self.may(Scope::AdminRead, request.metadata())?;
+        let v1::TraceRequest { message_id, user_id, page_size, page_token } = request.into_inner();
+        if message_id == 0 {
+            return Err(bad("message_id", "must be set").into());
+        }
+        let ask = Ask {
+            message: MessageId::new(message_id),
+            user: (user_id != 0).then(|| UserId::new(user_id)),
+            after: UserId::new(page_start(&page_token)?),
+            limit: super::page_limit(page_size)?,
+        };
+        let writer = self.plane.writer().clone();
+        let read = move |store: &dyn Store| story(writer.trace(), &*store.snapshot(), &ask);
+        let story = self.plane.readers().call(read).await?;
+        Ok(Response::new(traced(message_id, story)))
+    }
+}
+
+fn traced(message_id: u64, story: Story) -> v1::TraceReply {
+    let Story { body, mailboxes, mailbox_count, next, since_ms } = story;
+    let body = body.unwrap_or_default();
+    v1::TraceReply {
+        message_id,
+        from_user: body.from_user.get(),
+        from_device: body.from_device.get(),
+        command: body.command,
+        content_bytes: u32::try_from(body.content.len()).unwrap_or(u32::MAX),
+        created_at_ms: body.created_at_ms,
+        group_id: body.group.get(),
+        group_seq: body.group_seq.get(),
+        mailbox_count: u32::try_from(mailbox_count).unwrap_or(u32::MAX),
+        since_ms,
+        mailboxes: mailboxes.into_iter().map(traced_mailbox).collect(),
+        next_page_token: next.map(|user| user.get().to_string()).unwrap_or_default(),
+    }
+}
+
+fn traced_mailbox(mailbox: InMailbox) -> v1::TracedMailbox {
+    let InMailbox { user, seq, released_ms, is_trimmed, devices } = mailbox;
+    let device = |device: OnDevice| v1::TracedDevice {
+        device_id: device.device.get(),
+        outcome: device.outcome(released_ms > 0).text().to_owned(),
+        pushes: device.pushes.iter().map(traced_push).collect(),
+        answered_at_ms: device.answered_ms,
+        passed_at_ms: device.passed_ms,
+        acked_at_ms: device.acked_ms,
+    };
+    v1::TracedMailbox {
+        user_id: user.get(),
+        seq: seq.get(),
+        released_at_ms: released_ms,
+        trimmed: is_trimmed,
+        devices: devices.into_iter().map(device).collect(),
+    }
+}
+
+fn traced_push(push: &Push) -> v1::TracedPush {
+    v1::TracedPush {
+        at_ms: push.at_ms,
+        gateway_id: push.gateway.get(),
+        session: push.session.to_string(),
+        lost: push.lost,
     }
 }
 

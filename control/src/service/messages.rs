@@ -93,8 +93,12 @@ impl Messages for Services {
         if limit > limits::SYNC_LIMIT_MAX {
             return Err(bad("limit", "must be at most 500").into());
         }
-        let read = move |store: &dyn Store, user, _| store.page(user, Seq::new(after), limit, PAGE_BYTES_MAX);
-        let page = self.read(request.metadata(), read).await?;
+        let after = Seq::new(after);
+        let read = move |store: &dyn Store, user, device| {
+            Ok((store.page(user, after, limit, PAGE_BYTES_MAX)?, user, device))
+        };
+        let (page, user, device) = self.read(request.metadata(), read).await?;
+        self.plane.writer().trace().note_page(user, device, (after, page.end), clock::now_ms());
         Ok(Response::new(v1::SyncReply {
             latest: page.latest.get(),
             has_more: page.has_more,

@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use gimbal_codec::{Attach, CloseReason, DeviceId, GroupId, Seq, SessionKey, UserId};
-use gimbal_rpc::link::{Down, Grant, Refusal, SendResult};
+use gimbal_rpc::link::{Body, Down, Grant, Refusal, SendResult};
 
 use super::{Counters, Job};
 use crate::command::{Admitted, Command, Lane, Reply, ReplyTo, SESSIONS_PAGE_MAX, Sender, SessionRef, Stats};
@@ -19,6 +19,7 @@ use crate::route::{Announced, Arrival, Attached, Routes};
 use crate::store::key::OfDevice;
 use crate::store::value::{DeviceRecord, Value as _};
 use crate::store::{Store, StoreError, Table};
+use crate::trace::{Record as Traced, Trace};
 
 /// Executor, routes and log of one life of control.
 pub struct Engine {
@@ -28,8 +29,11 @@ pub struct Engine {
     store: Arc<dyn Store>,
     counters: Arc<Counters>,
     news: Arc<News>,
+    trace: Arc<Trace>,
     /// So many of the routes' changes were told.
     told: usize,
+    /// When the batch under way was released, Unix milliseconds.
+    released_ms: i64,
     /// A commit failed: the executor's cache may hold what is not on disk, so nothing is executed any more.
     failed: bool,
     /// Groups whose messages are on their way, each once, the one next that waits longest.
@@ -105,7 +109,9 @@ impl Engine {
             store,
             counters,
             news: Arc::default(),
+            trace: Arc::new(Trace::new(0)),
             told: 0,
+            released_ms: 0,
             failed: false,
             fan_outs: fan_outs.into(),
         }
@@ -119,6 +125,11 @@ impl Engine {
     /// Whether users take messages of friends only from now on.
     pub fn set_friends_only(&mut self, friends_only: bool) {
         self.executor.set_friends_only(friends_only);
+    }
+
+    /// Where it is written what happened to messages, from now on.
+    pub fn set_trace(&mut self, trace: Arc<Trace>) {
+        self.trace = trace;
     }
 
     /// What others are told after a commit.
@@ -172,7 +183,7 @@ impl Engine {
     pub fn turn(&mut self, jobs: &mut Vec<Job>, now_ms: i64) {
         let mut batch = self.execute(jobs, now_ms);
         self.commit(&mut batch);
-        self.release(batch);
+        self.release(batch, now_ms);
     }
 
     /// Executes a prefix of `jobs` (all of them, as a rule, and one at least) as one batch and takes it out. Commands
@@ -210,8 +221,9 @@ impl Engine {
         }
     }
 
-    /// Answers and deliveries leave, in the order of the jobs. Only after [`Self::commit`].
-    pub fn release(&mut self, batch: Executed) {
+    /// Answers and deliveries leave, in the order of the jobs. Only after [`Self::commit`]. `released_ms` is the time now,
+    /// Unix milliseconds.
+    pub fn release(&mut self, batch: Executed, released_ms: i64) {
         let Executed { jobs, outputs, records, opened, now_ms } = batch;
         self.fan_outs.extend(opened);
         assert!(records.is_empty(), "answers leave after the commit");
@@ -219,12 +231,15 @@ impl Engine {
             return;
         }
         self.routes.set_time(now_ms);
+        self.released_ms = released_ms;
+        let traced = self.trace.pen().map_or(0, |pen| pen.count());
         self.counters.batches.add(1);
         self.counters.commands.add(outputs.len() as u64);
         for (job, output) in jobs.into_iter().zip(outputs) {
             self.answer(job, output, now_ms);
         }
-        self.counters.link_full.add(self.routes.flush());
+        let lose = |gateway| self.trace.pen().into_iter().for_each(|mut pen| pen.lose(traced, gateway));
+        self.counters.link_full.add(self.routes.flush(lose));
         self.counters.online.set(self.routes.counts());
         self.counters.online.set_fan_outs(self.fan_outs.len());
         self.tell();
@@ -306,6 +321,7 @@ impl Engine {
                 output.result
             }
             Command::Ack { sender, .. } => {
+                self.note_ack(sender, &output.result);
                 if let ReplyTo::Session { session, tag } = reply_to {
                     let to = self.way_back(session, sender);
                     self.routes.send(session.lane, Down::AckDone { to, tag, result: acked(output.result) });
@@ -360,13 +376,13 @@ impl Engine {
             Effect::None => {}
             Effect::Deliver { body, user, seq } => {
                 self.counters.sends.add(1);
-                self.counters.deliveries.add(self.routes.deliver(&body, &[(user, seq)]));
+                self.deliver(&body, &[(user, seq)]);
             }
             Effect::DeliverMany { body, users } => {
                 if !body.message_id.is_none() {
                     self.counters.sends.add(users.len() as u64);
                 }
-                self.counters.deliveries.add(self.routes.deliver(&body, &users));
+                self.deliver(&body, &users);
             }
             Effect::KickOlder { user, before_ms, reason } => {
                 self.routes.kick_older(user, before_ms, reason);
@@ -374,6 +390,18 @@ impl Engine {
             Effect::Kick { user, device, reason } => {
                 self.routes.kick(user, Some(device), reason);
             }
+        }
+    }
+
+    fn deliver(&mut self, body: &Arc<Body>, users: &[(UserId, Seq)]) {
+        let pen = self.trace.pen().filter(|_| !body.message_id.is_none());
+        self.counters.deliveries.add(self.routes.deliver(body, users, pen, self.released_ms));
+    }
+
+    fn note_ack(&self, sender: Sender, result: &Result<Reply, RequestError>) {
+        if let (Ok(Reply::Acked(seq)), Some(mut pen)) = (result, self.trace.pen()) {
+            let Sender { user, device, .. } = sender;
+            pen.write(Traced::Acked { user, device, seq: *seq, at_ms: self.released_ms });
         }
     }
 

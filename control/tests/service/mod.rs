@@ -15,4 +15,5 @@ mod refusals;
 mod rig;
 mod tls;
 mod tokens;
+mod trace;
 mod web;

@@ -1,5 +1,7 @@
 //! `gimbal admin`: the operator's calls.
 
+mod trace;
+
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -61,6 +63,8 @@ enum Verb {
     Push(Push),
     /// Figures of the control plane (admin key).
     Stats,
+    /// What happened to a message: stored, pushed, answered, acknowledged, or why not (admin key).
+    Trace(trace::Trace),
 }
 
 #[derive(clap::Args, Debug)]
@@ -126,6 +130,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
             Verb::Revoke(what) => revoke(&api, credential, what, args.json).await?,
             Verb::Push(what) if what.all => push_to_all(&api, credential, what, args.json).await?,
             Verb::Push(what) => return push_to_users(&api, credential, what, args.json).await,
+            Verb::Trace(what) => trace::run(&api, credential, &what, args.json).await?,
             Verb::Stats => stats(&api, credential, args.json).await?,
         }
         Ok(ExitCode::SUCCESS)

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use crate::harness::{Server, server::run};
+use crate::harness::{
+    Server,
+    server::{run, until},
+};
 
 /// Runs a verb against a server, with the state of clients in `folder`; what it printed.
 fn gimbal(server: &Server, folder: &Path, arguments: &[&str]) -> String {
@@ -78,4 +81,24 @@ fn a_load_run_ends_with_a_ledger_that_agrees() {
     ];
     let (status, text) = run(&arguments, folder.path());
     assert!(status.success() && text.contains("ledger: all agree"), "{text}");
+}
+
+#[test]
+fn an_administrator_asks_what_became_of_a_message() {
+    let (server, folder) = (Server::start(), tempfile::tempdir().unwrap());
+    let gimbal = |arguments: &[&str]| gimbal(&server, folder.path(), arguments);
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    gimbal(&["client", "sync", "--phone", "13800000001"]);
+    let push = ["admin", "push", "--users", "10000", "--text", "where is it?", "--json"];
+    let id = json(&gimbal(&push))["message_id"].to_string();
+
+    let story = json(&gimbal(&["admin", "trace", &id, "--json"]));
+    assert_eq!((&story["mailboxes"][0]["user"], &story["mailboxes"][0]["seq"]), (&10_000.into(), &1.into()));
+    assert_eq!(story["mailboxes"][0]["devices"][0]["outcome"], "not_online", "{story}");
+    assert!(gimbal(&["client", "listen", "--phone", "13800000001", "--count", "1"]).contains("where is it?"));
+    // The listener does not wait until its ack is durable.
+    let ask = || gimbal(&["admin", "trace", &id, "--user", "10000"]);
+    let parts =
+        ["from a backend", "12 bytes", "user 10000: seq 1", "sync was answered with it", ": acknowledged"];
+    assert!(until(|| parts.iter().all(|part| ask().contains(part))), "{}", ask());
 }
