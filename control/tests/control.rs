@@ -26,6 +26,8 @@ mod sessions;
 mod sim;
 #[path = "control/social.rs"]
 mod social;
+#[path = "control/society.rs"]
+mod society;
 #[path = "control/support.rs"]
 mod support;
 #[path = "control/threads.rs"]
