@@ -4,7 +4,8 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use gimbal_rpc::v1::{
-    accounts_client::AccountsClient, admin_client::AdminClient, messages_client::MessagesClient,
+    accounts_client::AccountsClient, admin_client::AdminClient, events_client::EventsClient,
+    friends_client::FriendsClient, groups_client::GroupsClient, messages_client::MessagesClient,
     rooms_client::RoomsClient,
 };
 use tonic::{
@@ -124,6 +125,21 @@ impl Api {
     /// Stored messages.
     pub fn messages(&self, credential: Credential) -> MessagesClient<Authorized> {
         MessagesClient::with_interceptor(self.channel.clone(), credential)
+    }
+
+    /// Who knows whom.
+    pub fn friends(&self, credential: Credential) -> FriendsClient<Authorized> {
+        FriendsClient::with_interceptor(self.channel.clone(), credential)
+    }
+
+    /// Groups of users.
+    pub fn groups(&self, credential: Credential) -> GroupsClient<Authorized> {
+        GroupsClient::with_interceptor(self.channel.clone(), credential)
+    }
+
+    /// What happens.
+    pub fn events(&self, credential: Credential) -> EventsClient<Authorized> {
+        EventsClient::with_interceptor(self.channel.clone(), credential)
     }
 
     /// Rooms.

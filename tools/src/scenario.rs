@@ -10,4 +10,5 @@ pub mod reconnect;
 pub mod room;
 pub mod signal;
 pub mod slow;
+pub mod social;
 pub mod steady;

@@ -4,6 +4,7 @@ mod aim;
 mod hostile;
 mod page;
 mod shapes;
+mod social;
 
 use std::process::ExitCode;
 
@@ -34,6 +35,8 @@ pub(crate) enum Verb {
     Group(shapes::Group),
     /// A day in miniature: sends, rooms, heartbeats, comings and goings at once.
     Mixed(shapes::Mixed),
+    /// A day of a product against a model: sign-ups, friends, groups, messages, second devices, a server that is killed.
+    Social(social::Social),
     /// One room: server CPU per delivery, beside a bare send loop.
     Room(Room),
     /// Heartbeats: server CPU of each, beside an echo on a bare ring.
@@ -252,6 +255,7 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Reconnect(reconnect) => reconnect.run(),
         Verb::Group(group) => group.run(),
         Verb::Mixed(mixed) => mixed.run(),
+        Verb::Social(social) => social.run(),
         Verb::Report(page) => page.run(),
         Verb::Worker => worker::serve().map(|()| ExitCode::SUCCESS),
         Verb::BareSender { members, frame_bytes, window, cores } => {

@@ -130,6 +130,19 @@ impl Server {
         Ok(())
     }
 
+    /// Ends it by SIGKILL and starts it again on the same data and ports; returns as soon as it was started.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn kill_and_start(&mut self) -> Result<()> {
+        self.child.kill().context("cannot kill the server")?;
+        self.child.wait().context("lost the server")?;
+        stop::remove_child(self.child.id());
+        let ports = [self.address, self.websocket, self.grpc, self.http];
+        self.child = spawn(self.role, self.dir.path(), ports, &self.args)?;
+        Ok(())
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

@@ -141,6 +141,28 @@ fn mixed_in_small_keeps_the_ledger_through_comings_and_goings() {
 }
 
 #[test]
+fn social_in_small_ends_as_its_model_says() {
+    let report = good("social --users 24 --rate 200 --churn 20 --duration 2");
+    let of = |name: &str| report[name].as_u64().unwrap();
+    assert!(of("stored") > count(&report, "acked") && of("events") > of("stored") && of("traced") > 20);
+    assert!(of("groups") >= 5 && of("refused_as_the_model_says") > 0, "{report}");
+}
+
+#[test]
+fn social_ends_as_its_model_says_when_the_server_is_killed_in_the_middle() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ok, text, report) = load(
+        folder.path(),
+        "social --start --users 16 --rate 150 --churn 10 --duration 3 --restart 2 --seed 7",
+    );
+    assert!(ok && text.contains("ledger: all agree"), "{text}");
+    assert_eq!(report["restarts"], 2);
+    assert!(report["stored"].as_u64().unwrap() > 0 && count(&report, "lost") == 0, "{text}");
+    let (ok, text, _) = load(folder.path(), "social --restart 1");
+    assert!(!ok && text.contains("--start"), "{text}");
+}
+
+#[test]
 fn several_reports_make_one_page_and_other_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     for (name, rate) in [("a.json", 100), ("b.json", 200)] {

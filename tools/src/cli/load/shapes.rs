@@ -11,7 +11,7 @@ use super::{
 };
 
 /// A number above zero.
-fn rate(text: &str) -> Result<f64, String> {
+pub(super) fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value > 0.0 && value <= 1e9 => Ok(value),
         _ => Err("a number above 0 and up to 1e9".into()),
@@ -19,7 +19,7 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 /// As [`rate`], or zero.
-fn rate_or_none(text: &str) -> Result<f64, String> {
+pub(super) fn rate_or_none(text: &str) -> Result<f64, String> {
     if text == "0" { Ok(0.0) } else { rate(text) }
 }
 
