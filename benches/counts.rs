@@ -7,11 +7,18 @@
 #![cfg(test)]
 #![forbid(unsafe_code)]
 
-use std::{env, process::Command};
+use std::{env, process::Command, sync::Arc};
 
 use gimbal_benches::parts::{
     MEMBERS, SENDS, decode_sends, deliver_live, heartbeat, send_to_link, to_members,
 };
+use gimbal_codec::{DeviceId, GatewayId, Seq, SessionKey, ShardId, UserId};
+use gimbal_control::{
+    command::Lane,
+    route::{Arrival, Routes, policy::Policy},
+    trace::Trace,
+};
+use gimbal_rpc::link::{Body, Down, Downlink, Hello, LinkFull};
 
 /// `name repetitions`: what the child under valgrind does.
 const CHILD: &str = "GIMBAL_COUNT";
@@ -26,13 +33,15 @@ struct Line {
     instructions: u64,
 }
 
-const LINES: [Line; 6] = [
+const LINES: [Line; 8] = [
     Line { name: "heartbeat", things: 1, allocations: 2.0, instructions: 1_450 },
     Line { name: "send_to_link", things: 1, allocations: 3.0, instructions: 2_000 },
     Line { name: "deliver_live", things: 1, allocations: 2.0, instructions: 2_200 },
     Line { name: "one_frame_to_members", things: MEMBERS as u64, allocations: 0.01, instructions: 310 },
     Line { name: "burst_to_members", things: 16 * MEMBERS as u64, allocations: 0.01, instructions: 20 },
     Line { name: "decode_sends", things: SENDS, allocations: 0.0, instructions: 950 },
+    Line { name: "release", things: RELEASED, allocations: 1.0, instructions: 800 },
+    Line { name: "release_traced", things: RELEASED, allocations: 1.0, instructions: 870 },
 ];
 
 fn step(name: &str) -> Box<dyn FnMut()> {
@@ -43,7 +52,49 @@ fn step(name: &str) -> Box<dyn FnMut()> {
         "one_frame_to_members" => Box::new(to_members(1)),
         "burst_to_members" => Box::new(to_members(16)),
         "decode_sends" => Box::new(decode_sends()),
+        "release" => Box::new(release(Trace::new(0))),
+        "release_traced" => Box::new(release(Trace::new(Trace::KEPT))),
         other => panic!("no step is called {other}"),
+    }
+}
+
+/// Messages that one step releases, each to one session.
+const RELEASED: u64 = 256;
+
+/// A gateway that lets everything fall.
+struct Nowhere;
+
+impl Downlink for Nowhere {
+    fn deliver(&self, items: &mut Vec<Down>) -> Result<(), LinkFull> {
+        items.clear();
+        Ok(())
+    }
+}
+
+/// Control hands messages between two users to their gateway, and notes what became of each in `trace`.
+fn release(trace: Trace) -> impl FnMut() {
+    let mut routes = Routes::new(1, Policy::all());
+    let hello = Hello { gateway: GatewayId::new(1), epoch: 1, shards: 1 };
+    routes.gateway_up(Lane(1), hello, Arc::new(Nowhere));
+    for number in 0..RELEASED {
+        let arrival = Arrival {
+            lane: Lane(1),
+            session: SessionKey::new(ShardId(0), number as u32, 1),
+            user: UserId::new(number),
+            device: DeviceId::new(number),
+            peer: "",
+            issued_at_ms: 0,
+            kind: 0,
+        };
+        routes.attach(&arrival, 1).expect("it is linked").expect("all may come");
+    }
+    let bodies: Vec<Arc<Body>> = (0..RELEASED).map(|_| Arc::default()).collect();
+    move || {
+        for (body, user) in bodies.iter().zip(0..) {
+            let count = routes.deliver(body, &[(UserId::new(user), Seq::new(1))], trace.pen(), 1);
+            assert_eq!(count, 1);
+        }
+        assert_eq!(routes.flush(|_| {}), 0);
     }
 }
 
