@@ -56,6 +56,10 @@ pub fn run(mut target: Target, parameters: &Parameters) -> Result<Report> {
     ensure!(bytes <= gimbal_codec::limits::CONTENT_BYTES_MAX, "a message is too long for one frame");
     let server = target.server.take();
     ensure!(restart == 0 || server.is_some(), "--restart kills the server: only one of our own (--start)");
+    ensure!(
+        restart == 0 || target.quic.is_none(),
+        "over QUIC nobody notices that a server was killed: no --restart"
+    );
     let stage = Stage::open(&target, users)?;
     let _inside = stage.runtime.enter();
     let mut town = Town::new(&stage, parameters)?;
